@@ -1,0 +1,1 @@
+"""The programs that ask a server; see docs/architecture.md."""

@@ -1,0 +1,88 @@
+"""What the client programs share: which server, which images, and how an error ends a program.
+
+Between the command line and vit22b.client, the last step of the walk.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from vit22b.client import Client
+from vit22b.errors import Failure, VitError
+from vit22b.folder import Record, read_folder
+
+Arguments = TypeVar("Arguments")
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A served model.
+
+    Attributes:
+        address: host:port of the server's gRPC port.
+        model: the name that the model is served under.
+        version: a version of it; the latest if not given.
+        timeout: seconds that a request may take.
+    """
+
+    address: str = "localhost:8500"
+    model: str = "vit22b"
+    version: int | None = None
+    timeout: float = 60.0
+
+    def client(self) -> Client:
+        """A client of it; ValueError for arguments that cannot be right."""
+        return Client(self.address, self.model, version=self.version, timeout=self.timeout)
+
+
+def find_images(paths: Sequence[Path]) -> list[Record]:
+    """The images that were named, in order; a folder stands for all that it holds, with labels where it has them.
+
+    Raises:
+        ValueError: nothing named, a folder without images or with broken metadata, or a missing path that has no suffix
+            and so was meant as a folder. A file is not looked at before it is sent.
+    """
+    if not paths:
+        raise ValueError("no image is given; name files, or folders of them")
+    found: list[Record] = []
+    for path in paths:
+        folder = path.is_dir() or not (path.exists() or path.suffix)
+        found.extend(read_folder(path).records if folder else [Record(path, str(path))])
+    return found
+
+
+def check_output(path: Path | None, suffix: str) -> None:
+    """Raises ValueError, before any work is done, for a file that could not be written or is named as another kind."""
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"the output is {path}; expected a name that ends in {suffix}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} to write {path.name} to; make it first")
+
+
+def report_failures(failures: Sequence[Failure]) -> None:
+    """Names on stderr each image that was left out, and why."""
+    for failure in failures:
+        print(f"error: {failure.name} (index {failure.index}): {failure.reason}", file=sys.stderr)
+
+
+def run(program: Callable[[Arguments], int], arguments: type[Arguments]) -> int:
+    """Parses the command line and runs a program; a user's error is one line on stderr.
+
+    Returns:
+        The program's exit code; 1 where the server or the system failed, 2 where the arguments are wrong.
+    """
+    parsed = tyro.cli(arguments, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff), use_underscores=True)
+    try:
+        return program(parsed)
+    except (VitError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,1 @@
+"""The programs that export; see docs/architecture.md."""

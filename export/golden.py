@@ -1,0 +1,110 @@
+"""Golden requests: what a version is warmed with, and the answers that it gave when it was exported.
+
+Between SavedModel and server on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
+The file is TensorFlow Serving's warm-up file, a TFRecord of PredictionLog with one request for every signature and
+allowed batch size. Servers read the requests; the responses, which TensorFlow Serving passes over, are the proof.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from vit22b import signature
+from vit22b.signature import Manifest
+from vit22b.tokenizer import Tokenizer
+
+Signatures = dict[str, Callable[..., dict[str, tf.Tensor]]]
+_TEXTS = ("a photo of a cat.", "two dogs on a beach", "the number seven", "ein Haus am See", "")
+
+
+def requests(manifest: Manifest, tokenizer: str, model: str) -> Iterator[predict_pb2.PredictRequest]:
+    """One request for every signature and allowed batch size; `describe`, which has no batch, once.
+
+    Args:
+        manifest: of the version.
+        tokenizer: its tokenizer.json, or "".
+        model: the name that it is served under.
+    """
+    table = signature.signatures(manifest.config, manifest.preprocess)
+    for name in manifest.signatures:
+        inputs = table[name].inputs
+        for size in manifest.batch_sizes if inputs else (0,):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = model
+            request.model_spec.signature_name = name
+            for key in inputs:
+                value = _INPUTS[key](size, manifest, tokenizer)
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value, dtype=inputs[key].dtype))
+            if name == signature.FEATURES and size > 1:
+                # At 22B a batch of 32 has 50 million floats of tokens: once is enough.
+                request.output_filter.append(signature.POOLED)
+            yield request
+
+
+def answer(signatures: Signatures, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+    """Runs a request on a version that is loaded in this process.
+
+    Args:
+        signatures: of tf.saved_model.load(...).
+        request: what to run.
+    """
+    name = request.model_spec.signature_name
+    # make_ndarray gives strings as an array of objects, which constants take.
+    outputs = signatures[name](**{k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()})
+    response = predict_pb2.PredictResponse(model_spec=request.model_spec)
+    for key in request.output_filter or sorted(outputs):
+        response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key]))
+    return response
+
+
+def write(path: Path, logs: Sequence[prediction_log_pb2.PredictLog]) -> None:
+    """Writes the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for log in logs:
+            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
+
+
+def read(path: Path) -> list[prediction_log_pb2.PredictLog]:
+    """Reads the file.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {path.parent.parent} has no golden requests; export the model again")
+    try:
+        records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+        return [prediction_log_pb2.PredictionLog.FromString(record).predict_log for record in records]
+    except (tf.errors.DataLossError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}; export the model again") from error
+
+
+def _pixels(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.uint8]:
+    """Smooth colours, other ones in every row; smooth, so that their files are small."""
+    del tokenizer
+    side = manifest.preprocess.resolution
+    coarse = np.random.default_rng(22).uniform(0, 255, (size, 4, 4, 3)).astype(np.float32)
+    smooth = tf.image.resize(coarse, [side, side], method="bicubic")
+    return np.asarray(tf.saturate_cast(tf.round(smooth), tf.uint8))
+
+
+def _image_bytes(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[Any]:
+    return np.array([tf.io.encode_png(row).numpy() for row in _pixels(size, manifest, tokenizer)], object)
+
+
+def _token_ids(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.int32]:
+    del manifest
+    return Tokenizer.from_json(tokenizer).encode([_TEXTS[i % len(_TEXTS)] for i in range(size)])
+
+
+_INPUTS: dict[str, Callable[[int, Manifest, str], npt.NDArray[Any]]] = {
+    signature.PIXELS: _pixels,
+    signature.IMAGE_BYTES: _image_bytes,
+    signature.TOKEN_IDS: _token_ids,
+}

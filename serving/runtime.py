@@ -1,0 +1,99 @@
+"""A graph in TensorFlow's runtime: feed arrays, fetch arrays, within a time.
+
+Under the server, between a SavedModel's graph and its answers. This is the one module that uses TensorFlow's private
+API: the raw session run, which `tf.compat.v1.Session.run` wraps. The wrapper converts a feed of the wrong dtype without
+a word and rewrites error messages; the raw call answers with the runtime's own codes and texts, which are what
+TensorFlow Serving's clients see. It releases the GIL, and one session may be run from many threads at once.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2, op_def_pb2
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.client import pywrap_tf_session
+
+_MAX_TIMEOUT_MS = 2**31
+
+
+class Runtime:
+    """A graph and the state of its variables, until closed."""
+
+    def __init__(
+        self,
+        graph_def: graph_pb2.GraphDef,
+        config: config_pb2.ConfigProto,
+        producer_op_list: op_def_pb2.OpList | None = None,
+    ):
+        """Imports a graph into a session of its own.
+
+        Args:
+            graph_def: the graph.
+            config: threads and devices.
+            producer_op_list: the operations as the graph's producer knew them, so that an attribute that is newer than
+            this
+                runtime is dropped where it has its default.
+
+        Raises:
+            tf.errors.OpError: the runtime cannot take the graph, for instance because it has an unknown operation.
+        """
+        self._graph = tf.Graph()
+        try:
+            with self._graph.as_default():
+                tf.import_graph_def(graph_def, name="", producer_op_list=producer_op_list)
+        except (ValueError, TypeError) as error:
+            raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+        self._session = tf.compat.v1.Session(graph=self._graph, config=config)
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        targets: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> list[np.ndarray]:
+        """Runs the graph once.
+
+        Args:
+            feeds: tensor name, as in "x:0", to array; strings are object arrays of bytes.
+            fetches: names of the tensors to answer.
+            targets: names of operations to run for their effects.
+            timeout: seconds after which the run is stopped.
+
+        Returns:
+            An array a fetch, in their order; a scalar string is plain bytes.
+
+        Raises:
+            tf.errors.OpError: of the class that the runtime's code asks for.
+        """
+        feed = {self._tensor(name): array for name, array in feeds.items()}
+        fetch = [self._tensor(name) for name in fetches]
+        operations = [self._graph.get_operation_by_name(name)._c_op for name in targets]
+        options = config_pb2.RunOptions(timeout_in_ms=_milliseconds(timeout))
+        buffer = pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
+        try:
+            return pywrap_tf_session.TF_SessionRun_wrapper(
+                self._session._session, buffer, feed, fetch, operations, None
+            )
+        finally:
+            pywrap_tf_session.TF_DeleteBuffer(buffer)
+
+    def close(self) -> None:
+        """Ends the session and gives its memory back. No run may be under way, and none may follow."""
+        self._session.close()
+        del self._session, self._graph  # the variables live until the session's destructor
+
+    def _tensor(self, name: str) -> pywrap_tf_session.TF_Output:
+        try:
+            return self._graph.get_tensor_by_name(name)._as_tf_output()
+        except (KeyError, ValueError) as error:
+            text = f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph"
+            raise tf.errors.InvalidArgumentError(None, None, text) from error
+
+
+def _milliseconds(timeout: float | None) -> int:
+    """RunOptions.timeout_in_ms, in which 0 means without end: a deadline that has passed still leaves 1 ms."""
+    if timeout is None:
+        return 0
+    return max(1, int(min(1000 * timeout, _MAX_TIMEOUT_MS)))

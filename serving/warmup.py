@@ -1,0 +1,120 @@
+"""The warm-up of a loaded version: recorded requests, replayed before any caller's, and their answers compared.
+
+Between load and AVAILABLE. XLA compiles a program for every new batch size; the exporter writes one request a size, so
+that no caller waits for the compiler, and an artefact that this runtime cannot run fails its load and not its first
+user. The recorded answer rides in the same record; TensorFlow Serving passes over it.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from serving import tensors
+from serving.servable import Servable
+from vit22b.signature import WARMUP_FILE
+
+MAX_RECORDS = 1000
+# The greatest error of an answer, as a part of the greatest value recorded for that output. Two CPUs differ by some
+# 1e-6.
+GOLDEN_TOLERANCE = 1e-4
+
+logger = logging.getLogger(__name__)
+
+
+def warm_up(servable: Servable, path: Path, *, check_golden: bool = False) -> int:
+    """Replays the requests that a version brings; one that brings none is left as it is.
+
+    Args:
+        servable: the loaded version.
+        path: its directory.
+        check_golden: compare the answers with the recorded ones; a record without an answer is only replayed.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        tf.errors.OpError: a record cannot be read or replayed.
+        tf.errors.DataLossError: with check_golden, an answer is another than the recorded one.
+    """
+    file = path / WARMUP_FILE
+    if not file.exists():
+        return 0
+    start = time.monotonic()
+    count = 0
+    logger.info("Starting to read warmup data for model at %s", file)
+    for count, log in enumerate(_records(file), start=1):
+        if count > MAX_RECORDS:
+            text = f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}"
+            raise tf.errors.InvalidArgumentError(None, None, text)
+        _replay(servable, log, check_golden)
+    elapsed = int(1e6 * (time.monotonic() - start))
+    logger.info(
+        "Finished reading warmup data for model at %s. Number of warmup records read: %d. "
+        "Elapsed time (microseconds): %d.",
+        file,
+        count,
+        elapsed,
+    )
+    return count
+
+
+def _records(file: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
+    try:
+        for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+            try:
+                yield prediction_log_pb2.PredictionLog.FromString(record)
+            except DecodeError as error:
+                text = f"Failed to parse warmup record: {record!r} from {file}"
+                raise tf.errors.InvalidArgumentError(None, None, text) from error
+    except tf.errors.DataLossError as error:
+        text = f"{error.message}. Please verify your warmup data is in TFRecord format."
+        raise tf.errors.DataLossError(None, None, text) from error
+
+
+def _replay(servable: Servable, log: prediction_log_pb2.PredictionLog, check_golden: bool) -> None:
+    kind = log.WhichOneof("log_type")
+    if kind is None:
+        return
+    if kind != "predict_log":
+        number = log.DESCRIPTOR.fields_by_name[kind].number
+        raise tf.errors.UnimplementedError(None, None, f"Unsupported log_type for warmup: {number}")
+    answer = servable.predict(log.predict_log.request)
+    if check_golden:
+        _compare(answer, log.predict_log.response)
+
+
+def _compare(answer: predict_pb2.PredictResponse, golden: predict_pb2.PredictResponse) -> None:
+    """Every recorded output against its answer; floats within GOLDEN_TOLERANCE, all else equal."""
+    signature = answer.model_spec.signature_name
+    for alias, proto in sorted(golden.outputs.items()):
+        where = f"golden answer of signature {signature}, output {alias}"
+        if alias not in answer.outputs:
+            raise tf.errors.DataLossError(None, None, f"{where}: the model has no such output")
+        try:
+            expected, got = tensors.from_proto(proto), tensors.from_proto(answer.outputs[alias])
+        except ValueError as error:
+            raise tf.errors.DataLossError(None, None, f"{where}: {error}") from error
+        if expected.shape != got.shape or expected.dtype != got.dtype:
+            text = f"expected {expected.dtype}{list(expected.shape)}, got {got.dtype}{list(got.shape)}"
+            raise tf.errors.DataLossError(None, None, f"{where}: {text}")
+        if mismatch := _mismatch(expected, got):
+            text = (
+                "the model does not answer as it did when it was exported; export it again, or find what differs here"
+            )
+            raise tf.errors.DataLossError(None, None, f"{where}: {mismatch}: {text}")
+
+
+def _mismatch(expected: np.ndarray, got: np.ndarray) -> str:
+    if not tf.as_dtype(expected.dtype).is_floating:
+        differing = int(np.count_nonzero(expected != got))
+        return f"{differing} of {expected.size} values differ" if differing else ""
+    error = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
+    allowed = GOLDEN_TOLERANCE * np.abs(expected.astype(np.float64)).max(initial=0.0)
+    # Written so that NaN is a mismatch.
+    return "" if error <= allowed else f"max abs error {error:.3g}, allowed {allowed:.3g}"

@@ -1,0 +1,17 @@
+"""What every test runs under, and the walk's artefacts, each made once a session by the program that users run."""
+
+import os
+
+# Before JAX is imported: eight fake devices for the tests of meshes. NPROC keeps them from aborting at a rendezvous on
+# two cores.
+os.environ.setdefault("NPROC", "32")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+with install_import_hook(["vit22b.block", "vit22b.model", "vit22b.text"], "beartype.beartype"):
+    import vit22b.model  # noqa: F401

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import predict_pb2
+
+from serving.servable import Options, Servable
+from tests.small_models import plus, put
+
+
+def request(signature="", **inputs):
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name, message.model_spec.signature_name = "m", signature
+    for alias, value in inputs.items():
+        message.inputs[alias].CopyFrom(tf.make_tensor_proto(value))
+    return message
+
+
+@pytest.fixture(scope="module")
+def servable():
+    loaded = Servable.load("m", 3, plus(3), Options())
+    yield loaded
+    loaded.close()
+
+
+def test_the_answer_names_what_answered(servable):
+    response = servable.predict(request(x=np.array([2, 4], np.float32)))
+    assert list(response.outputs["y"].float_val) == [4, 5]
+    spec = response.model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 3, "serving_default")
+
+
+def test_a_signature_without_inputs_answers(servable):
+    response = servable.predict(request("describe"))
+    assert list(response.outputs["text"].string_val) == [b"no input, and a zero at the end\0"]
+    assert not response.outputs["text"].tensor_shape.dim
+
+
+def test_a_signature_that_is_no_method_is_refused(servable):
+    with pytest.raises(tf.errors.InternalError, match="Expected prediction signature method_name to be one of"):
+        servable.predict(request("__saved_model_init_op"))
+
+
+def test_tensor_content_on_request():
+    loaded = Servable.load("m", 3, plus(3), Options(as_tensor_content=True))
+    assert loaded.predict(request(x=np.ones(1, np.float32))).outputs["y"].tensor_content == np.float32(3.5).tobytes()
+    text = loaded.predict(request("describe")).outputs["text"].tensor_content
+    assert text == b"\x20no input, and a zero at the end\0"
+    loaded.close()
+
+
+def test_an_input_with_a_default_may_be_left_out(tmp_path):
+    path = put(plus(1), tmp_path, 1)
+    model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    signature = model.meta_graphs[0].signature_def["serving_default"]
+    signature.defaults["x"].CopyFrom(tf.make_tensor_proto([10.0]))
+    (path / "saved_model.pb").write_bytes(model.SerializeToString())
+    loaded = Servable.load("m", 1, path, Options())
+    assert list(loaded.predict(request()).outputs["y"].float_val) == [6]
+    assert not loaded.metadata().signature_def["serving_default"].defaults
+    with pytest.raises(tf.errors.InvalidArgumentError, match="input size does not match signature: 0!=1"):
+        loaded.predict(request("wait"))
+    loaded.close()
+
+
+def test_a_file_is_no_version(tmp_path):
+    (tmp_path / "2").write_text("")
+    with pytest.raises(tf.errors.FailedPreconditionError) as refused:
+        Servable.load("p", 2, tmp_path / "2", Options())
+    assert refused.value.message == (
+        "Error while attempting to reserve resources to load servable {name: p version: 2}: "
+        f"{tmp_path}/2; Not a directory"
+    )

@@ -1,0 +1,186 @@
+import contextlib
+import importlib.util
+import json
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving.lifecycle import Lifecycle, Retries
+from serving.servable import Options, Servable
+from serving.services import Health, Services, serve
+from tests.small_models import plus
+
+CONFORMANCE = Path(__file__).parent / "conformance"
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, CONFORMANCE / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def cases():
+    """The recorded answers that a server of unlabelled models over gRPC has to give."""
+    recorded = [json.loads(line) for line in (CONFORMANCE / "cases.jsonl").read_text().splitlines()]
+    return [
+        case
+        for case in recorded
+        if case.get("rpc") in ("Predict", "GetModelMetadata", "GetModelStatus")
+        and case["name"] not in ("predict label stable", "predict label canary")
+    ]
+
+
+def load(name, version, path):
+    return Servable.load(name, version, path, Options())
+
+
+@contextlib.contextmanager
+def serving(models, *, max_calls=7, health=None):
+    """A real server on a real port, and a channel to it."""
+    lifecycle = Lifecycle(load, Retries(count=0), threading.Event())
+    for name, versions in models.items():
+        lifecycle.aspire(name, versions)
+    server, port = serve(
+        Services(lifecycle, max_calls), address="127.0.0.1:0", threads=max_calls + 1, health_service=health
+    )
+    limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=limits) as channel:
+        yield channel
+    server.stop(None).wait()
+    for name in models:
+        lifecycle.aspire(name, {})
+
+
+def request(signature="", **inputs):
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name, message.model_spec.signature_name = "p", signature
+    for alias, value in inputs.items():
+        message.inputs[alias].CopyFrom(tf.make_tensor_proto(value))
+    return message
+
+
+@pytest.fixture(scope="module")
+def channel():
+    with serving({"p": {1: plus(1)}}) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    root = tmp_path_factory.mktemp("conformance")
+    module("make_models").main(root)
+    half_plus = {version: root / "half_plus" / str(version) for version in (1, 2)}
+    with serving({"half_plus": half_plus, "tower": {1: root / "tower" / "1"}}) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case["name"])
+def test_it_answers_as_recorded_from_tensorflow_serving(recorded, case):
+    replay = module("replay")
+    answer = json.loads(json.dumps(replay.call_grpc(case, recorded)))
+    assert replay.same(answer, case["expect"]), answer
+
+
+@pytest.mark.parametrize(
+    ("method", "content", "code"),
+    [
+        ("/tensorflow.serving.PredictionService/Nope", b"", grpc.StatusCode.UNIMPLEMENTED),
+        ("/tensorflow.serving.SessionService/SessionRun", b"", grpc.StatusCode.UNIMPLEMENTED),
+        ("/grpc.health.v1.Health/Check", b"", grpc.StatusCode.UNIMPLEMENTED),
+        (PREDICT, b"\xff\xff", grpc.StatusCode.INTERNAL),
+    ],
+)
+def test_what_is_no_call_has_a_code_and_no_text(channel, method, content, code):
+    with pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(method)(content)
+    assert (refused.value.code(), refused.value.details()) == (code, "")
+
+
+def test_a_long_text_is_cut(channel):
+    with pytest.raises(grpc.RpcError) as refused:
+        prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request("s" * 2000))
+    assert refused.value.details() == ('Serving signature key "' + "s" * 2000)[:1024] + "...TRUNCATED"
+
+
+def test_a_message_may_be_larger_than_grpcs_default(channel):
+    x = np.arange(4_000_000, dtype=np.float32)
+    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request(x=x))
+    np.testing.assert_allclose(tf.make_ndarray(response.outputs["y"]), x / 2 + 1)
+
+
+def test_the_calls_deadline_ends_the_run(channel, tmp_path):
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as ended:
+        stub.Predict(request("wait", gate=str(tmp_path / "never")), timeout=0.3)
+    assert ended.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    time.sleep(0.3)
+    used = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - used < 0.25  # the loop no longer spins
+
+
+def test_a_call_beyond_the_limit_is_refused_at_once(tmp_path):
+    with serving({"p": {1: plus(1)}}, max_calls=2) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        calls = [stub.Predict.future(request("wait", gate=str(tmp_path / "gate"))) for _ in range(12)]
+        done, under_way = wait_until(calls, 10)
+        assert {(call.code(), call.details()) for call in done} == {
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        }
+        (tmp_path / "gate").touch()
+        assert [call.result(timeout=60).outputs["y"].float_val[0] for call in under_way] == [1, 1]
+        assert stub.Predict(request(x=np.zeros(1, np.float32))).outputs["y"].float_val[0] == 1
+
+
+def wait_until(calls, count):
+    deadline = time.monotonic() + 30
+    while sum(call.done() for call in calls) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return [call for call in calls if call.done()], [call for call in calls if not call.done()]
+
+
+def test_calls_in_parallel_get_their_own_answers(channel):
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    with futures.ThreadPoolExecutor(6) as pool:
+        answers = pool.map(lambda i: stub.Predict(request(x=np.float32([i]))).outputs["y"].float_val[0], range(60))
+        assert list(answers) == [i / 2 + 1 for i in range(60)]
+
+
+def test_a_port_that_is_taken_is_an_error():
+    lifecycle = Lifecycle(load, Retries(), threading.Event())
+    first, port = serve(Services(lifecycle, 1), address="127.0.0.1:0", threads=2, health_service=None)
+    with pytest.raises(OSError, match="cannot listen on"):
+        serve(Services(lifecycle, 1), address=f"127.0.0.1:{port}", threads=2, health_service=None)
+    first.stop(None).wait()
+
+
+def test_health_is_the_servers_and_ends_with_it():
+    health = Health()
+    with serving({}, health=health) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "ModelService", "PredictionService"):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == 1
+        with pytest.raises(grpc.RpcError) as unknown:
+            stub.Check(health_pb2.HealthCheckRequest(service="p"))
+        assert (unknown.value.code(), unknown.value.details()) == (
+            grpc.StatusCode.NOT_FOUND,
+            "service name unknown",
+        )
+        nowhere = stub.Watch(health_pb2.HealthCheckRequest(service="nope"))
+        assert next(nowhere).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        health.end()
+        assert [message.status for message in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+        assert list(nowhere) == []

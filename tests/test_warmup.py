@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving import warmup
+from serving.servable import Options, Servable
+from tests.small_models import plus
+from vit22b.signature import WARMUP_FILE
+
+
+@pytest.fixture(scope="module")
+def servable():
+    loaded = Servable.load("m", 1, plus(1), Options())
+    yield loaded
+    loaded.close()
+
+
+def record(signature="", *, golden=None, **inputs):
+    log = prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name, request.model_spec.signature_name = "another name", signature
+    for alias, value in inputs.items():
+        request.inputs[alias].CopyFrom(tf.make_tensor_proto(value))
+    for alias, value in (golden or {}).items():
+        log.predict_log.response.outputs[alias].CopyFrom(tf.make_tensor_proto(value))
+    return log.SerializeToString()
+
+
+def line(golden=None):
+    return record(x=np.array([2, 200], np.float32), golden=golden and {"y": np.array(golden, np.float32)})
+
+
+def write(path, *records):
+    (path / WARMUP_FILE).parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path / WARMUP_FILE)) as writer:
+        for content in records:
+            writer.write(content)
+    return path / WARMUP_FILE
+
+
+def test_records_are_replayed_and_counted(servable, tmp_path):
+    assert warmup.warm_up(servable, tmp_path) == 0
+    write(tmp_path, line(), b"", record("describe"))
+    assert warmup.warm_up(servable, tmp_path, check_golden=True) == 3
+
+
+def test_an_answer_as_recorded_passes(servable, tmp_path):
+    text = b"no input, and a zero at the end\0"
+    write(tmp_path, line([2, 101]), line([2 + 0.005, 101]), record("describe", golden={"text": text}))
+    assert warmup.warm_up(servable, tmp_path, check_golden=True) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (line([2.5, 101]), "signature serving_default, output y: max abs error 0.5, allowed 0.0101"),
+        (line([np.nan, 101]), "signature serving_default, output y: max abs error nan"),
+        (line([2]), r"output y: expected float32\[1\], got float32\[2\]"),
+        (record(x=np.ones(1, np.float32), golden={"z": 1.0}), "output z: the model has no such output"),
+        (record("describe", golden={"text": b"other"}), "signature describe, output text: 1 of 1 values differ"),
+    ],
+)
+def test_another_answer_fails_if_golden_answers_are_checked(servable, tmp_path, content, message):
+    write(tmp_path, content)
+    assert warmup.warm_up(servable, tmp_path) == 1
+    with pytest.raises(tf.errors.DataLossError, match=message):
+        warmup.warm_up(servable, tmp_path, check_golden=True)
+
+
+def session_run():
+    log = prediction_log_pb2.PredictionLog()
+    log.session_run_log.SetInParent()
+    return log.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        (record("nope"), tf.errors.FailedPreconditionError, 'Serving signature key "nope" not found.'),
+        (
+            record(x=np.ones(1, np.int32)),
+            tf.errors.InvalidArgumentError,
+            "Expects arg[0] to be float but int32 is provided",
+        ),
+        (session_run(), tf.errors.UnimplementedError, "Unsupported log_type for warmup: 5"),
+    ],
+)
+def test_a_request_that_fails_fails_the_warm_up(servable, tmp_path, content, kind, message):
+    write(tmp_path, content)
+    with pytest.raises(kind) as failed:
+        warmup.warm_up(servable, tmp_path)
+    assert failed.value.message == message
+
+
+def test_what_is_no_record_is_named(servable, tmp_path):
+    file = write(tmp_path, b"\xff")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"Failed to parse warmup record: .* from {file}"):
+        warmup.warm_up(servable, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-3], "truncated record at .*' failed with Read less bytes than requested"),
+        (lambda content: content[:12] + b"\xff" + content[13:], "corrupted record at 12"),
+        (lambda _: b"not a file of records", r"corrupted record at 0 \(Is this even a TFRecord file\?\)"),
+    ],
+)
+def test_a_damaged_file_is_data_loss(servable, tmp_path, damage, message):
+    file = write(tmp_path, line())
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(
+        tf.errors.DataLossError, match=f"{message}. Please verify your warmup data is in TFRecord format"
+    ):
+        warmup.warm_up(servable, tmp_path)
+
+
+def test_at_most_a_thousand_records(servable, tmp_path):
+    write(tmp_path, *[b""] * 1000)
+    assert warmup.warm_up(servable, tmp_path) == 1000
+    file = write(tmp_path, *[b""] * 1001)
+    with pytest.raises(tf.errors.InvalidArgumentError) as refused:
+        warmup.warm_up(servable, tmp_path)
+    assert refused.value.message == f"Number of warmup records exceeds the maximum (1000) at {file}"

@@ -1,0 +1,127 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clients import zero_shot
+from clients.arguments import run
+from tests.standin import StandIn, closed_address, picture, serve
+
+PROGRAM = Path(__file__).parents[1] / "clients" / "zero_shot.py"
+RED = (208, 2, 27)
+
+
+@pytest.fixture(scope="module")
+def standin() -> Iterator[StandIn]:
+    with serve(StandIn()) as served:
+        yield served
+
+
+@pytest.fixture
+def call(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def call(*arguments: object, address: str = standin.address) -> int:
+        monkeypatch.setattr(sys, "argv", ["zero_shot.py", f"--address={address}", *map(str, arguments)])
+        return run(zero_shot.main, zero_shot.Arguments)
+
+    return call
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Three images in sub-folders of classes; the one in Green is blue."""
+    folder = tmp_path / "labelled"
+    for label, colour in [("Red", "red"), ("Green", "blue"), ("Blue", "blue")]:
+        (folder / label).mkdir(parents=True)
+        (folder / label / "1.png").write_bytes(picture(colour, size=28))
+    return folder
+
+
+def test_the_program_counts_what_is_right(standin: StandIn, labelled: Path, tmp_path: Path):
+    output, sheet = tmp_path / "report.json", tmp_path / "sheet.png"
+    flags = [f"--address={standin.address}", f"--output={output}", f"--sheet={sheet}", "--top=2"]
+    found = subprocess.run([sys.executable, PROGRAM, labelled, *flags], capture_output=True, text=True, check=True)
+    assert "zero-shot top-1 66.7% of 3 images, 3 classes, chance 33.3%" in found.stdout
+    assert found.stderr == ""
+    report = json.loads(output.read_text())
+    assert (report["zero_shot_top1"], report["n"], report["chance"]) == (pytest.approx(2 / 3), 3, pytest.approx(1 / 3))
+    assert (report["classes"], report["space_id"], report["version"]) == (["Blue", "Green", "Red"], "space-one", 1)
+    wrong = report["predictions"][1]
+    assert (wrong["labels"], wrong["right"]) == (["Green"], False)
+    assert [guess["class"] for guess in wrong["top"]] == ["Blue", "Green"]
+    assert wrong["top"][0]["score"] == pytest.approx(1, abs=1e-6)
+    with Image.open(sheet) as drawn:
+        assert (np.asarray(drawn.convert("RGB")) == RED).all(axis=-1).sum() > 100
+
+
+def test_files_without_labels(call, tmp_path: Path, capsys):
+    image = tmp_path / "a.png"
+    image.write_bytes(picture("green"))
+    assert call(image, "--json", "--classes", "red", "green", "--templates", "a photo of a {}", "name") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["zero_shot_top1"], report["n"]) == (None, 0)
+    assert report["predictions"][0]["top"][0]["class"] == "green"
+    assert report["templates"] == ["a photo of a {}", "name"]
+
+
+def test_classes_of_a_file(call, labelled: Path, tmp_path: Path, capsys):
+    names = tmp_path / "classes.txt"
+    names.write_text("red\n\n  green \nblue\n", encoding="utf-8")
+    assert call(labelled, "--classes_file", names, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["classes"], report["n"]) == (["red", "green", "blue"], 3)
+
+
+def test_an_image_whose_label_is_no_class_is_not_counted(call, labelled: Path, capsys):
+    assert call(labelled, "--json", "--classes", "red", "green") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["n"] == 2
+    assert [guess["right"] for guess in report["predictions"]].count(None) == 1
+
+
+def test_a_bad_image_is_named_and_the_others_keep_their_labels(call, labelled: Path, capsys):
+    (labelled / "Blue" / "0.png").write_text("no image")
+    assert call(labelled, "--json") == 1
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["n"], report["zero_shot_top1"]) == (3, pytest.approx(2 / 3))
+    assert report["failures"][0]["index"] == 0
+    assert "0.png (index 0): no JPEG, PNG" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["FOLDER", "--model=nope"], 1, "Servable not found"),
+        (["FOLDER/Red/1.png"], 2, "class list is empty"),
+        (["FOLDER", "--classes_file=EMPTY"], 2, "class list is empty"),
+        (["FOLDER", "--classes_file=gone.txt"], 2, "no file gone.txt"),
+        (["FOLDER", "--classes_file=EMPTY", "--classes", "a"], 2, "expected one of them"),
+        (["FOLDER", "--classes", "red", "Red"], 2, "one class"),
+        (["FOLDER", "--classes", "cat", "dog"], 2, "is a class"),
+        (["FOLDER", "--templates", "nope"], 2, "no template"),
+        (["FOLDER", "--top=0"], 2, "top is 0"),
+        (["FOLDER", "--sheet=a.jpg"], 2, "ends in .png"),
+        (["FOLDER/missing"], 2, "expected a folder"),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(call, labelled: Path, tmp_path: Path, capsys, arguments, code, message):
+    (tmp_path / "empty.txt").write_text("\n")
+    places = {"FOLDER": str(labelled), "EMPTY": str(tmp_path / "empty.txt")}
+    for name, path in places.items():
+        arguments = [argument.replace(name, path) for argument in arguments]
+    assert call(*arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_no_server(call, labelled: Path, capsys):
+    assert call(labelled, address=closed_address()) == 1
+    assert "start a model server there" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""The programs that train; see docs/architecture.md."""

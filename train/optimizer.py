@@ -1,0 +1,91 @@
+"""The paper's schedule and optimizers, from optax parts.
+
+Inside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
+Source: Dehghani et al. 2023, section 3, and Zhai et al. 2022 for the Adafactor variant.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vit22b.model import leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """The optimizer and its schedule; the defaults are the paper's."""
+
+    name: Literal["adafactor", "adamw"] = "adafactor"
+    """adafactor: factored second moment (decay 0.8, cap 0.999), bfloat16 first moment. adamw: Adam's moments."""
+    peak: float = 1e-3
+    """Largest learning rate, reached at the end of the warm-up."""
+    warmup: int = 10_000
+    """Steps of linear warm-up."""
+    cooldown: int = 30_000
+    """Steps at the end over which the rate falls linearly to 0."""
+    clip: float = 1.0
+    """Largest global norm of a gradient; a longer one is scaled to it."""
+    body_decay: float = 0.03
+    """Decoupled weight decay of every kernel but the head's, times the learning rate."""
+    head_decay: float = 3.0
+    """Decoupled weight decay of the head's kernel, times the learning rate."""
+
+    def __post_init__(self) -> None:
+        for name in ("peak", "warmup", "cooldown", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--optimizer.{name} is {getattr(self, name)}; expected a number above 0")
+
+
+def schedule(optimizer: Optimizer, steps: int) -> Callable[[jax.Array | int], jax.Array]:
+    """The learning rate of a step: linear warm-up, reciprocal square root, linear cooldown to 0 at the last.
+
+    Args:
+        optimizer: peak, warmup W and cooldown C.
+        steps: the run's length.
+
+    Returns:
+        A function of the number s of steps taken: peak * min(s/W, 1) * sqrt(W / max(s, W)) * min(1, (steps - s) / C).
+    """
+    peak, warmup, cooldown = optimizer.peak, optimizer.warmup, optimizer.cooldown
+
+    def rate(step: jax.Array | int) -> jax.Array:
+        s = jnp.asarray(step, jnp.float32)
+        rsqrt = jnp.minimum(s / warmup, 1.0) * jnp.sqrt(warmup / jnp.maximum(s, warmup))
+        return peak * rsqrt * jnp.clip((steps - s) / cooldown, 0.0, 1.0)
+
+    return rate
+
+
+def make(optimizer: Optimizer, steps: int) -> optax.GradientTransformation:
+    """The whole transformation: clip, scale by moments, decay, learning rate.
+
+    The rate of the first update is that of step 1: at step 0 it is 0, which would waste a batch.
+    """
+    rate = schedule(optimizer, steps)
+    return optax.chain(
+        optax.clip_by_global_norm(optimizer.clip),
+        _adafactor() if optimizer.name == "adafactor" else optax.scale_by_adam(b1=0.9, b2=0.999, mu_dtype=jnp.bfloat16),
+        optax.add_decayed_weights(optimizer.body_decay, mask=lambda params: _kernels(params, head=False)),
+        optax.add_decayed_weights(optimizer.head_decay, mask=lambda params: _kernels(params, head=True)),
+        optax.scale_by_learning_rate(lambda count: rate(count + 1)),
+    )
+
+
+def _adafactor() -> optax.GradientTransformation:
+    def decay(step: jax.Array, exponent: float) -> jax.Array:
+        return jnp.minimum(1.0 - (step + 1.0) ** -exponent, 0.999)
+
+    return optax.chain(
+        optax.scale_by_factored_rms(factored=True, decay_rate=0.8, decay_rate_fn=decay),
+        optax.ema(0.9, debias=False, accumulator_dtype=jnp.bfloat16),
+    )
+
+
+def _kernels(params: Mapping[str, Any], head: bool) -> Any:
+    """The tree's mask: true for the head's kernel, or for every other kernel."""
+    names = iter(leaves(params))
+    return jax.tree.map(lambda _: (name := next(names)).endswith("kernel") and (name == "head/kernel") == head, params)

@@ -1,0 +1,144 @@
+"""Encoded bytes to the pixels that a tower takes: decode and resize, written once.
+
+First step of the walk image -> batch -> state -> checkpoint -> SavedModel -> server -> client. The training
+pipeline and the SavedModel run these same TensorFlow ops, so a served model sees exactly the pixels that it was
+trained on. Pixels stay uint8 up to the tower, which maps them to Preprocess.value_range: a batch is a quarter of
+its float32 size, and the signatures that take pixels take these.
+"""
+
+import tensorflow as tf
+
+from vit22b import codec
+from vit22b.config import Preprocess
+from vit22b.header import FORMATS, Header
+
+
+@tf.autograph.experimental.do_not_convert  # control flow is tf.cond and tf.while_loop already; this traces 3 x faster
+def decode(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Decodes one image, upright, its transparent parts on white, of an animation the first frame.
+
+    Args:
+        image_bytes: scalar string, a whole JPEG, PNG, WebP, GIF or BMP; its magic bytes tell which.
+        max_pixels: cap on width x height, checked in the header before anything is decoded.
+
+    Returns:
+        uint8 [h, w, 3], RGB.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the op runs: another format, beyond the cap, truncated or damaged.
+    """
+    header = Header(tf.ensure_shape(image_bytes, []))
+    decoders = (codec.jpeg, codec.png, codec.webp, codec.gif, codec.bmp)
+    branches = [lambda decoder=decoder: decoder(header, max_pixels) for decoder in decoders]
+    image = tf.switch_case(header.format(), [*branches, lambda: _unknown(header)])
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def resize(image: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
+    """Resizes one image to the square that the tower takes, without keeping its aspect ratio.
+
+    Args:
+        image: uint8 [h, w, 3]; one that has the size already passes unchanged.
+        preprocess: its resolution is r; bicubic, antialiased where it shrinks, is the only method.
+
+    Returns:
+        uint8 [r, r, 3], rounded and clipped.
+    """
+    side = preprocess.resolution
+
+    def resampled() -> tf.Tensor:
+        pixels = tf.image.resize(image, [side, side], method=preprocess.method, antialias=True)
+        return tf.saturate_cast(tf.round(pixels), tf.uint8)
+
+    fits = tf.reduce_all(tf.shape(image)[:2] == side)
+    return tf.ensure_shape(tf.cond(fits, lambda: image, resampled), [side, side, 3])
+
+
+def preprocess_bytes(image_bytes: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
+    """Decodes and resizes one image: scalar string in, uint8 [r, r, 3] out; raises as decode does."""
+    return resize(decode(image_bytes, preprocess.max_pixels), preprocess)
+
+
+def preprocess_each(image_bytes: tf.Tensor, preprocess: Preprocess) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes and resizes a batch, in which a bad image harms no other.
+
+    Args:
+        image_bytes: string [b]; b may be 0.
+        preprocess: as for resize.
+
+    Returns:
+        pixels: uint8 [b, r, r, 3], zeros where an image cannot be decoded.
+        ok: bool [b], whether it was.
+    """
+    side = preprocess.resolution
+    batch = tf.size(image_bytes, out_type=tf.int64)
+    # A dataset is the one place in a graph where an op's failure can be caught. One row that always succeeds is added
+    # behind the others, so that a batch of the survivors exists even when there are none.
+    rows = tf.data.Dataset.from_tensor_slices((tf.range(batch), image_bytes))
+    good = rows.map(
+        lambda row, data: (row, preprocess_bytes(data, preprocess)), num_parallel_calls=tf.data.AUTOTUNE
+    ).ignore_errors()
+    last = tf.data.Dataset.from_tensors((batch, tf.zeros([side, side, 3], tf.uint8)))
+    survivors, pixels = good.concatenate(last).batch(batch + 1).get_single_element()
+    at = survivors[:, None]
+    placed = tf.scatter_nd(at, pixels, tf.stack([batch + 1, side, side, 3]))[:-1]
+    ok = tf.scatter_nd(at, tf.ones_like(survivors), [batch + 1])[:-1] > 0
+    return tf.ensure_shape(placed, [None, side, side, 3]), ok
+
+
+def preprocess_batch(image_bytes: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
+    """Decodes and resizes a batch: string [b] in, uint8 [b, r, r, 3] out.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the op runs: some images cannot be decoded; the message has their indices.
+    """
+    pixels, ok = preprocess_each(image_bytes, preprocess)
+    message = tf.strings.format(
+        "image_bytes: rows {} of {} cannot be decoded; expected whole "
+        f"{', '.join(FORMATS)} files of at most {preprocess.max_pixels} pixels",
+        (tf.where(~ok)[:, 0], tf.size(ok)),
+        summarize=16,
+    )
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(ok), [message])]):
+        return tf.identity(pixels)
+
+
+def random_crop(image: tf.Tensor, preprocess: Preprocess, seed: tf.Tensor, min_area: float, flip: bool) -> tf.Tensor:
+    """Cuts a random part and resizes it, for training only (the "inception crop": Szegedy et al. 2015, section 6).
+
+    Args:
+        image: uint8 [h, w, 3].
+        preprocess: as for resize.
+        seed: int [2]; the same seed gives the same crop of the same image.
+        min_area: smallest part of the image's area to keep, in (0, 1]; at 1 the whole image is kept. Aspect 3/4 to 4/3.
+        flip: whether half of the crops are mirrored left to right.
+
+    Returns:
+        uint8 [r, r, 3].
+    """
+    if not 0 < min_area <= 1:
+        raise ValueError(f"min_area is {min_area}; expected a part of the image's area in (0, 1]")
+    crop_seed, flip_seed = tf.unstack(tf.random.split(seed))
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros([1, 0, 4]),
+        seed=crop_seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(min_area, 1.0),
+        use_image_if_no_bounding_boxes=True,
+    )
+    cropped = resize(tf.ensure_shape(tf.slice(image, begin, size), [None, None, 3]), preprocess)
+    return tf.image.stateless_random_flip_left_right(cropped, flip_seed) if flip else cropped
+
+
+def _unknown(header: Header) -> tf.Tensor:
+    """Fails: the branch of a file whose magic bytes tell none of FORMATS."""
+    # As numbers: an error's message has to be UTF-8 to go through gRPC, which the bytes of a file need not be.
+    message = tf.strings.format(
+        f"not an image: expected {', '.join(FORMATS)}; the {{}} bytes begin with {{}}",
+        (header.size, header.raw[: tf.minimum(header.size, 8)]),
+        summarize=-1,
+    )
+    with tf.control_dependencies([tf.debugging.Assert(tf.constant(False), [message])]):
+        return tf.zeros([0, 0, 3], tf.uint8)

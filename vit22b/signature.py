@@ -1,0 +1,170 @@
+"""The contract between export, server and client: signatures, tensor names, and the manifest.
+
+Where SavedModel, server and client meet. Standard library only. A signature is named here once: the exporter writes
+it, the golden requests cover it and the client asks for it by these constants. docs/architecture.md has the table for
+readers.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from vit22b.config import ModelConfig, Preprocess, from_fields
+
+FORMAT_VERSION = 1
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+
+# Paths inside a version's directory. TensorFlow Serving reads the warm-up file by this very name.
+MANIFEST_FILE = "assets.extra/vit22b.json"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+
+SERVING_DEFAULT = "serving_default"
+EMBED_IMAGE = "embed_image"
+EMBED_IMAGE_EACH = "embed_image_each"
+EMBED_PIXELS = "embed_pixels"
+FEATURES = "features"
+LOGITS = "logits"
+LOGITS_PIXELS = "logits_pixels"
+EMBED_TEXT = "embed_text"
+DESCRIBE = "describe"
+
+IMAGE_BYTES = "image_bytes"
+PIXELS = "pixels"
+TOKEN_IDS = "token_ids"
+EMBEDDING = "embedding"
+OK = "ok"
+POOLED = "pooled"
+TOKENS = "tokens"
+LOGITS_OUTPUT = "logits"
+MANIFEST = "manifest"
+TOKENIZER = "tokenizer"
+
+DType = Literal["string", "uint8", "int32", "float32", "bool"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """Dtype and shape of one input or output; None is the batch, which every signature but describe leads with."""
+
+    dtype: DType
+    shape: tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Names, dtypes and shapes of what a signature takes and answers."""
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+def signatures(config: ModelConfig, preprocess: Preprocess) -> dict[str, Signature]:
+    """Every signature that a model of this configuration has, by name.
+
+    Args:
+        config: a head adds logits and logits_pixels, a text tower adds embed_text.
+        preprocess: its resolution is the side of the `pixels` input.
+    """
+    width = config.image.width
+    image_bytes = {IMAGE_BYTES: Tensor("string", (None,))}
+    pixels = {PIXELS: Tensor("uint8", (None, preprocess.resolution, preprocess.resolution, 3))}
+    embedding = {EMBEDDING: Tensor("float32", (None, width))}
+    features = {
+        POOLED: Tensor("float32", (None, width)),
+        TOKENS: Tensor("float32", (None, (preprocess.resolution // config.image.patch) ** 2, width)),
+    }
+    table = {
+        SERVING_DEFAULT: Signature(image_bytes, embedding),
+        EMBED_IMAGE: Signature(image_bytes, embedding),
+        EMBED_IMAGE_EACH: Signature(image_bytes, {**embedding, OK: Tensor("bool", (None,))}),
+        EMBED_PIXELS: Signature(pixels, embedding),
+        FEATURES: Signature(pixels, features),
+        DESCRIBE: Signature({}, {MANIFEST: Tensor("string", ()), TOKENIZER: Tensor("string", ())}),
+    }
+    if config.classes:
+        logits = {LOGITS_OUTPUT: Tensor("float32", (None, config.classes))}
+        table[LOGITS] = Signature(image_bytes, logits)
+        table[LOGITS_PIXELS] = Signature(pixels, logits)
+    if config.text is not None:
+        table[EMBED_TEXT] = Signature({TOKEN_IDS: Tensor("int32", (None, config.text.length))}, embedding)
+    return table
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a SavedModel version says of itself: assets.extra/vit22b.json, and the `describe` signature.
+
+    The fields are frozen for FORMAT_VERSION 1: one may be added, none renamed or given another meaning. A reader
+    passes over what it does not know, so an older client reads a newer server.
+
+    Attributes:
+        space_id: names the embedding space; vectors of two of them never mix (see vit22b/space.py).
+        config, preprocess, labels: as in the checkpoint's model.json; labels name the outputs of `logits`.
+        signatures: names of the signatures that the version has.
+        batch_sizes: allowed sizes of a batch, ascending, all of them warmed before the version is AVAILABLE; the
+            last is the largest request.
+        batching: whether the graph batches requests of several callers together.
+        weights: dtype that the weights are stored in.
+        platforms: what the program was lowered for.
+        step: training step of the checkpoint.
+        source: "params" or "ema", the item of the checkpoint that the weights come from.
+        versions: package -> version that the export ran on.
+        xla_call_module_version: a runtime whose maximum is below this refuses the program at its first run.
+        exported_on, loads_until: ISO dates; JAX promises to load the program until the second.
+        git_revision: of the exporting code, or None outside a checkout.
+        hashes: file below the version -> sha256. Empty in `describe`, which lies in one of the hashed files.
+    """
+
+    space_id: str
+    config: ModelConfig
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    signatures: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    batching: bool
+    weights: str
+    platforms: tuple[str, ...]
+    step: int
+    source: str
+    versions: dict[str, str]
+    xla_call_module_version: int
+    exported_on: str
+    loads_until: str
+    git_revision: str | None = None
+    hashes: dict[str, str] = dataclasses.field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The manifest as JSON text, with sorted keys."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Reads a manifest.
+
+        Raises:
+            ValueError: not a manifest, or one of another format version.
+        """
+        try:
+            values = json.loads(text)
+            found = values["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"not a vit22b manifest ({error!r}): {text[:80]!r}") from error
+        if found != FORMAT_VERSION:
+            raise ValueError(
+                f"the manifest has format version {found}, this vit22b reads {FORMAT_VERSION}; "
+                "export the model again, or install the vit22b that wrote it"
+            )
+        return cls._from_values(values)
+
+    @classmethod
+    def _from_values(cls, values: Mapping[str, Any]) -> Self:
+        known = {f.name for f in dataclasses.fields(cls)}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        fields["config"] = ModelConfig.from_json(values["config"])
+        fields["preprocess"] = from_fields(Preprocess, values["preprocess"])
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"the manifest is incomplete: {error}") from error
