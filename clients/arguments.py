@@ -1,21 +1,16 @@
-"""What the client programs share: which server, which images, and how an error ends a program.
+"""What the client programs share: which server, and which images.
 
 Between the command line and vit22b.client, the last step of the walk.
 """
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
-
-import tyro
 
 from vit22b.client import Client
-from vit22b.errors import Failure, VitError
+from vit22b.errors import Failure
 from vit22b.folder import Record, read_folder
-
-Arguments = TypeVar("Arguments")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +64,3 @@ def report_failures(failures: Sequence[Failure]) -> None:
     """Names on stderr each image that was left out, and why."""
     for failure in failures:
         print(f"error: {failure.name} (index {failure.index}): {failure.reason}", file=sys.stderr)
-
-
-def run(program: Callable[[Arguments], int], arguments: type[Arguments]) -> int:
-    """Parses the command line and runs a program; a user's error is one line on stderr.
-
-    Returns:
-        The program's exit code; 1 where the server or the system failed, 2 where the arguments are wrong.
-    """
-    parsed = tyro.cli(arguments, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff), use_underscores=True)
-    try:
-        return program(parsed)
-    except (VitError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2

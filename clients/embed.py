@@ -1,7 +1,7 @@
 """Embeds images with a served model.
 
-    python clients/embed.py cat.jpg dog.png --output vectors.npz
-    python clients/embed.py photos/ --address=localhost:8500 --model=vit22b --json
+    .venv/bin/python clients/embed.py cat.jpg dog.png --output vectors.npz
+    .venv/bin/python clients/embed.py photos/ --address=localhost:8500 --model=vit22b --json
 
 The last step of the walk: a SavedModel behind a server in, vectors out. The .npz holds `vectors` (float32 [n, D], of
 unit length), `names` [n], `space_id` and `version`; only vectors of one space_id can be compared. Exits with 1 if an
@@ -19,8 +19,10 @@ import rich.console
 import rich.table
 import tyro
 
-from clients.arguments import Server, check_output, find_images, report_failures, run
+from clients.arguments import Server, check_output, find_images, report_failures
+from vit22b import program
 from vit22b.embeddings import Embeddings
+from vit22b.errors import VitError
 
 ROWS = 10
 
@@ -103,4 +105,4 @@ def show(found: Embeddings, path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, Arguments))
+    program.run(main, Arguments, __doc__, failures=(VitError,))

@@ -1,7 +1,7 @@
 """Classifies images by the names of classes, with a served model that was never trained on them.
 
-    python clients/zero_shot.py cat.jpg dog.png --classes cat dog horse
-    python clients/zero_shot.py digits/heldout --templates digits --sheet predictions.png --output report.json
+    .venv/bin/python clients/zero_shot.py cat.jpg dog.png --classes cat dog horse
+    .venv/bin/python clients/zero_shot.py digits/heldout --templates digits --sheet predictions.png --output report.json
 
 The last step of the walk: a SavedModel behind a server in, labels out. Where a folder has labels the program also
 prints how many of the best guesses are right, and its labels are the classes unless others are given. Exits with 1 if
@@ -10,7 +10,6 @@ an image was left out or the server failed, with 2 if the arguments are wrong.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,9 +19,11 @@ import rich.table
 import tyro
 from PIL import Image
 
-from clients.arguments import Server, check_output, find_images, report_failures, run
+from clients.arguments import Server, check_output, find_images, report_failures
 from clients.sheet import Tile, choose, draw
+from vit22b import program
 from vit22b.client import Classification
+from vit22b.errors import VitError
 from vit22b.folder import Record
 from vit22b.prompts import canonical
 
@@ -196,4 +197,4 @@ def show(predictions: Sequence[Prediction], report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, Arguments))
+    program.run(main, Arguments, __doc__, failures=(VitError,))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from vit22b import signature
@@ -81,7 +82,7 @@ def read(path: Path) -> list[prediction_log_pb2.PredictLog]:
     try:
         records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
         return [prediction_log_pb2.PredictionLog.FromString(record).predict_log for record in records]
-    except (tf.errors.DataLossError, ValueError) as error:
+    except (tf.errors.DataLossError, DecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}; export the model again") from error
 
 

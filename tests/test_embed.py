@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from clients import embed
-from clients.arguments import run
 from tests.standin import StandIn, closed_address, picture, serve
+from vit22b import program
+from vit22b.errors import VitError
 
 PROGRAM = Path(__file__).parents[1] / "clients" / "embed.py"
 
@@ -24,7 +25,9 @@ def standin() -> Iterator[StandIn]:
 def call(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def call(*arguments: object, address: str = standin.address) -> int:
         monkeypatch.setattr(sys, "argv", ["embed.py", f"--address={address}", *map(str, arguments)])
-        return run(embed.main, embed.Arguments)
+        with pytest.raises(SystemExit) as exit_info:
+            program.run(embed.main, embed.Arguments, None, failures=(VitError,))
+        return exit_info.value.code
 
     return call
 

@@ -105,9 +105,9 @@ def test_qk_normalisation_bounds_the_attention_logits(network):
     graph, state = nnx.split(network.image.blocks)
     layer = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], state))
     logits = block.attention_logits(*layer.queries_and_keys(y))
-    scales = [jnp.abs(norm.scale[...]).max() for norm in (layer.query_norm, layer.key_norm)]
+    scales = [float(jnp.abs(norm.scale[...]).max()) for norm in (layer.query_norm, layer.key_norm)]
     bound = math.sqrt(16) * scales[0] * scales[1]
-    assert 0.2 * bound < jnp.abs(logits).max() <= bound * (1 + 1e-5)
+    assert 0.1 * bound < jnp.abs(logits).max() <= bound * (1 + 1e-5)
     assert math.sqrt(vit("22b").head_dim) == pytest.approx(11.3, abs=0.02)
 
 
@@ -119,7 +119,7 @@ def test_without_qk_normalisation_the_logits_have_no_bound(images):
     graph, state = nnx.split(tower.blocks)
     layer = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], state))
     y = jax.random.normal(jax.random.key(5), (1, 9, 128))
-    small, large = (jnp.abs(block.attention_logits(*layer.queries_and_keys(s * y))).max() for s in (1.0, 10.0))
+    small, large = (float(jnp.abs(block.attention_logits(*layer.queries_and_keys(s * y))).max()) for s in (1.0, 10.0))
     assert large == pytest.approx(100 * small, rel=1e-4)
     assert jnp.isfinite(tower(images)["pooled"]).all()
 
@@ -173,10 +173,10 @@ def test_text_embeddings_have_the_images_width_and_unit_length(network):
 
 def test_every_token_of_a_text_reaches_its_embedding(network):
     ids = jnp.arange(16)[None]
-    base = network.embed_text(ids)["embedding"]
-    for place in range(16):
-        changed = network.embed_text(ids.at[0, place].set(200))["embedding"]
-        assert jnp.abs(changed - base).max() > 1e-4, f"token {place} has no effect"
+    changed = jnp.tile(ids, (16, 1)).at[jnp.arange(16), jnp.arange(16)].set(200)
+    embedding = network.embed_text(jnp.concatenate([ids, changed]))["embedding"]
+    effect = jnp.abs(embedding[1:] - embedding[:1]).max(axis=-1)
+    assert (effect > 1e-4).all(), effect
 
 
 def test_a_model_without_text_tower_says_so():

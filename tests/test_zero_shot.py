@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from clients import zero_shot
-from clients.arguments import run
 from tests.standin import StandIn, closed_address, picture, serve
+from vit22b import program
+from vit22b.errors import VitError
 
 PROGRAM = Path(__file__).parents[1] / "clients" / "zero_shot.py"
 RED = (208, 2, 27)
@@ -26,7 +27,9 @@ def standin() -> Iterator[StandIn]:
 def call(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def call(*arguments: object, address: str = standin.address) -> int:
         monkeypatch.setattr(sys, "argv", ["zero_shot.py", f"--address={address}", *map(str, arguments)])
-        return run(zero_shot.main, zero_shot.Arguments)
+        with pytest.raises(SystemExit) as exit_info:
+            program.run(zero_shot.main, zero_shot.Arguments, None, failures=(VitError,))
+        return exit_info.value.code
 
     return call
 

@@ -27,7 +27,7 @@ class Augment:
     min_area: float = 0.05
     """Smallest share of the image that a random crop keeps; 1 for no crop."""
     flip: bool = True
-    """Mirror half of the images; not for digits or text."""
+    """Whether half of the images are mirrored; not good for digits or text."""
 
 
 @dataclasses.dataclass(frozen=True)

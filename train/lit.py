@@ -200,4 +200,4 @@ def _with_places(params: model.Params) -> model.Params:
 
 
 if __name__ == "__main__":
-    program.run(tune, Settings, __doc__)
+    program.run(tune, Settings, __doc__, failures=(FloatingPointError,))

@@ -90,7 +90,7 @@ def train(
 
     Raises:
         Interrupted: on SIGTERM or SIGINT, once the state is saved.
-        FloatingPointError: the loss is not finite; nothing is saved.
+        FloatingPointError: the loss or the gradient is not finite; nothing is saved of that step.
     """
     place = batch_sharding(mesh)
     with MetricsWriter(run.workdir, run.workdir.name, start, run.steps) as writer, _StopSignal() as stop:
@@ -101,27 +101,33 @@ def train(
             state, metrics = step_function(state, batch)
             # One step at a time: fake CPU devices abort when several wait at a rendezvous.
             jax.block_until_ready(metrics["loss"])
+            _check_finite(step, metrics)
             clock.step()
             writer.advance(step)
-            last = step == run.steps or stop.requested
+            stopping = stop.requested  # read once: a signal from here on is the next step's
+            last = step == run.steps or stopping
             if step % run.log_every == 0 or last:
                 _log(writer, step, metrics, learning_rate, clock)
             if step % run.save_every == 0 or last:
                 save(step, state)
-            if stop.requested and step < run.steps:
+            if stopping and step < run.steps:
                 raise Interrupted(f"stopped at step {step} of {run.steps}; the same command continues from there")
     return state
+
+
+def _check_finite(step: int, metrics: Metrics) -> None:
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[name]):
+            raise FloatingPointError(
+                f"{name} is {float(metrics[name])} at step {step}; the last checkpoint is from before. "
+                "Lower --peak or lengthen --warmup"
+            )
 
 
 def _log(
     writer: MetricsWriter, step: int, metrics: Metrics, learning_rate: Callable[[int], jax.Array], clock: "_Clock"
 ) -> None:
     values = {key: float(value) for key, value in metrics.items()}
-    if not math.isfinite(values["loss"]):
-        raise FloatingPointError(
-            f"the loss is {values['loss']} at step {step}; the last checkpoint is from before. "
-            "Lower --optimizer.peak or lengthen --optimizer.warmup"
-        )
     writer.write(step, {**values, "learning_rate": float(learning_rate(step)), **clock.read()})
 
 

@@ -6,11 +6,12 @@ Source: Dehghani et al. 2023, section 3, and Zhai et al. 2022 for the Adafactor 
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 
 from vit22b.model import leaves
 
@@ -19,7 +20,7 @@ from vit22b.model import leaves
 class Optimizer:
     """The optimizer and its schedule; the defaults are the paper's."""
 
-    name: Literal["adafactor", "adamw"] = "adafactor"
+    name: Annotated[Literal["adafactor", "adamw"], tyro.conf.arg(name="optimizer")] = "adafactor"
     """adafactor: factored second moment (decay 0.8, cap 0.999), bfloat16 first moment. adamw: Adam's moments."""
     peak: float = 1e-3
     """Largest learning rate, reached at the end of the warm-up."""
@@ -37,7 +38,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         for name in ("peak", "warmup", "cooldown", "clip"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"--optimizer.{name} is {getattr(self, name)}; expected a number above 0")
+                raise ValueError(f"--{name} is {getattr(self, name)}; expected a number above 0")
 
 
 def schedule(optimizer: Optimizer, steps: int) -> Callable[[jax.Array | int], jax.Array]:

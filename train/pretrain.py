@@ -135,4 +135,4 @@ def describe(settings: Settings, labels: tuple[str, ...]) -> Description:
 
 
 if __name__ == "__main__":
-    program.run(pretrain, Settings, __doc__)
+    program.run(pretrain, Settings, __doc__, failures=(FloatingPointError,))

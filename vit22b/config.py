@@ -65,11 +65,13 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         _check_block(self.width, self.depth, self.mlp_dim, self.heads)
+        for name, value in (("patch", self.patch), ("resolution", self.resolution)):
+            _require(value > 0, f"{name} is {value}; expected a positive number of pixels")
         below = self.resolution - self.resolution % self.patch
+        nearest = [f"{side}" for side in (below, below + self.patch) if side]
         _require(
-            self.resolution % self.patch == 0 and self.resolution > 0,
-            f"resolution {self.resolution} is not a multiple of the patch {self.patch}; "
-            f"take {max(below, self.patch)} or {below + self.patch}",
+            below == self.resolution,
+            f"resolution {self.resolution} is not a multiple of the patch {self.patch}; take {' or '.join(nearest)}",
         )
         _require(self.pooling in ("map", "mean"), f"pooling is {self.pooling!r}; expected 'map' or 'mean'")
 
@@ -145,10 +147,10 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_json; a field that this version does not know is an error that names it."""
-        text = values.get("text")
-        image = from_fields(ViTConfig, values["image"])
-        return cls(image=image, classes=values["classes"], text=from_fields(TextConfig, text) if text else None)
+        """The inverse of to_json; a ValueError names a field that is missing, or that this version does not know."""
+        towers = {"image": ViTConfig, "text": TextConfig}
+        built = {k: from_fields(towers[k], v) if k in towers and v is not None else v for k, v in values.items()}
+        return from_fields(cls, built)
 
 
 def _check_block(width: int, depth: int, mlp_dim: int, heads: int) -> None:
@@ -217,7 +219,10 @@ def text_tower(image: ViTConfig, vocabulary: int, length: int = 16) -> TextConfi
 
 def from_fields(kind: type[T], values: Mapping[str, Any]) -> T:
     """Builds a dataclass from a mapping; JSON lists become tuples, and unknown or missing fields are named."""
-    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    extra = sorted(set(values) - known)
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    extra = sorted(set(values) - {f.name for f in fields})
     _require(not extra, f"{kind.__name__} has no field {', '.join(extra)}; it was written by a newer version of vit22b")
+    required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    missing = sorted(set(required) - set(values))
+    _require(not missing, f"{kind.__name__} lacks {', '.join(missing)}; it is damaged, or no {kind.__name__}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

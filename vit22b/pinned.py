@@ -81,7 +81,6 @@ class PinnedModel:
         self._manifest = description.manifest
         self._width = description.manifest.config.image.width
         self._contract = signature.signatures(self._manifest.config, self._manifest.preprocess)
-        self._contract = signature.signatures(self._manifest.config, self._manifest.preprocess)
         self._largest = description.manifest.batch_sizes[-1]
 
     def embed_images(self, images: Sequence[NamedImage], on_error: OnError) -> Embeddings:

@@ -1,39 +1,55 @@
-"""How every program of the project starts and fails: a command line from a dataclass, an error in one line.
+"""How a program starts and fails: a command line from a dataclass, an error in one line.
 
-Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client; every program on it runs
-through here. Exit codes: 0 done, 1 failed (the reason is on stderr), 2 the command line is wrong, 143 stopped by a
-signal with all work saved.
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client; the programs on it run
+through here. Exit codes: 0 done, 1 failed, 2 what the user gave is wrong, 143 told to stop, with the work saved.
 """
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import tyro
 
-S = TypeVar("S")
+Settings = TypeVar("Settings")
 
 
-def run(main: Callable[[S], int | None], settings: type[S], description: str | None) -> None:
+class Interrupted(Exception):  # noqa: N818 (it is no error)
+    """The program was told to stop, and has saved what it had."""
+
+
+def run(
+    main: Callable[[Settings], int | None],
+    settings: type[Settings],
+    description: str | None,
+    failures: tuple[type[Exception], ...] = (),
+) -> NoReturn:
     """Parses the command line into `settings`, runs `main` on it, and exits.
 
-    A ValueError or OSError is the user's to mend and is told in one line; anything else is ours, with its traceback.
+    A ValueError is the user's to mend, an OSError or one of `failures` is the world's: they are told in one line on
+    stderr. Anything else is a defect of ours and comes with its traceback.
 
     Args:
-        main: the program; what it returns is the exit code.
+        main: the program; what it returns is the exit code, None for 0.
         settings: a dataclass, every field of which becomes a flag.
-        description: for --help, usually the module's docstring.
+        description: for --help, the module's docstring.
+        failures: further exceptions to tell in one line.
     """
+    parsed = tyro.cli(
+        settings,
+        description=description,
+        use_underscores=True,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    told: tuple[type[Exception], ...] = (OSError, *failures)
     try:
-        code = main(tyro.cli(settings, description=description, use_underscores=True))
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        code = main(parsed) or 0
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(143)
+        code = 143
+    except told as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
     sys.exit(code)
-
-
-class Interrupted(Exception):  # noqa: N818 (it is no error: the state is saved)
-    """The program was told to stop, and has saved what it had."""

@@ -66,8 +66,8 @@ def make_mesh(data: int = 1, model: int = 1) -> Mesh:
     if data * model > len(devices):
         raise ValueError(
             f"a mesh of {data}x{model} needs {data * model} devices, there are {len(devices)}; "
-            f"take --data {max(len(devices) // model, 1)}, or set XLA_FLAGS=--xla_force_host_platform_device_count="
-            f"{data * model} to try it on a CPU"
+            f"take a mesh whose product is at most {len(devices)}, or set XLA_FLAGS="
+            f"--xla_force_host_platform_device_count={data * model} to try it on a CPU"
         )
     auto = (AxisType.Auto,) * 2
     return jax.make_mesh((data, model), (DATA, MODEL), axis_types=auto, devices=devices[: data * model])

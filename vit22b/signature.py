@@ -144,7 +144,7 @@ class Manifest:
         """Reads a manifest.
 
         Raises:
-            ValueError: not a manifest, or one of another format version.
+            ValueError: not a manifest, an incomplete one, or one of another format version.
         """
         try:
             values = json.loads(text)
@@ -161,10 +161,9 @@ class Manifest:
     @classmethod
     def _from_values(cls, values: Mapping[str, Any]) -> Self:
         known = {f.name for f in dataclasses.fields(cls)}
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-        fields["config"] = ModelConfig.from_json(values["config"])
-        fields["preprocess"] = from_fields(Preprocess, values["preprocess"])
+        fields = {k: v for k, v in values.items() if k in known}
         try:
-            return cls(**fields)
-        except TypeError as error:
-            raise ValueError(f"the manifest is incomplete: {error}") from error
+            config, preprocess = ModelConfig.from_json(fields["config"]), from_fields(Preprocess, fields["preprocess"])
+        except KeyError as error:
+            raise ValueError(f"the manifest lacks {error}; export the model again") from error
+        return from_fields(cls, {**fields, "config": config, "preprocess": preprocess})

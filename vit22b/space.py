@@ -40,5 +40,6 @@ def space_id(
     digest.update(json.dumps(recipe, sort_keys=True).encode())
     for name, leaf in sorted(leaves({k: params[k] for k in _TOWERS if k in params}).items()):
         digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
+        # As bytes, since a buffer of bfloat16 has no format code that the hash would take.
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()[:16]

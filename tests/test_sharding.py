@@ -1,0 +1,130 @@
+import math
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from tests.towers import HEAD, PREPROCESS, random_batch, random_params
+from train import optimizer, pretrain
+from train.state import TrainState, abstract_state, make_step
+from vit22b import model, sharding
+from vit22b.config import ModelConfig, text_tower, vit
+from vit22b.model import leaves
+
+MESHES = [(1, 8), (2, 4), (4, 2), (8, 1), (1, 1)]
+WHOLE_MU = model.abstract(ModelConfig(vit("mu"), classes=10, text=text_tower(vit("mu"), vocabulary=300)))[1]
+SETTINGS = optimizer.Optimizer(warmup=1, cooldown=1)
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_every_parameter_of_mu_has_shards_that_make_it_up(shape):
+    mesh = sharding.make_mesh(*shape)
+    places = leaves(sharding.param_shardings(WHOLE_MU, mesh))
+    for name, leaf in leaves(WHOLE_MU).items():
+        pieces = {str(index) for index in places[name].devices_indices_map(leaf.shape).values()}
+        shard = math.prod(places[name].shard_shape(leaf.shape))
+        assert len(pieces) * shard == math.prod(leaf.shape), name
+        assert places[name].mesh == mesh
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_the_kernels_of_a_block_are_split_over_the_whole_mesh(shape):
+    places = leaves(sharding.param_shardings(WHOLE_MU, sharding.make_mesh(*shape)))
+    kernels = {name: leaf for name, leaf in leaves(WHOLE_MU).items() if "/blocks/" in name and name.endswith("kernel")}
+    assert len(kernels) == 2 * 6
+    for name, leaf in kernels.items():
+        assert math.prod(places[name].shard_shape(leaf.shape)) * math.prod(shape) == math.prod(leaf.shape), name
+        assert places[name].shard_shape(leaf.shape)[0] == leaf.shape[0], "layers are read one at a time"
+
+
+def test_the_axes_have_the_names_of_the_parallel_layers():
+    assert sharding.logical_axes("image/blocks/query/kernel") == ("layers", "embed", "heads", "head_dim")
+    assert sharding.logical_axes("image/pool/mlp_out/kernel") == ("mlp", "embed")
+    mesh = sharding.make_mesh(4, 2)
+    assert sharding.named_sharding("head/kernel", (128, 10), mesh).spec == PartitionSpec("data", None)
+    assert sharding.batch_sharding(mesh).spec == PartitionSpec("data")
+    assert sharding.replicated(mesh).is_fully_replicated
+
+
+@pytest.mark.parametrize("name", ["image/register_tokens", "image/blocks/query/gain", "subhead/kernels"])
+def test_a_parameter_without_a_rule_is_named(name):
+    with pytest.raises(ValueError, match=f"no sharding rule for the parameter '{name}'; add its logical axes to"):
+        sharding.param_shardings(
+            {name: jax.ShapeDtypeStruct((2, 2), np.float32)}, sharding.make_mesh()
+        )
+
+
+def test_a_parameter_of_another_rank_than_its_rule_is_named():
+    with pytest.raises(ValueError, match=r"head/kernel has shape \(10,\), its rule has the axes \('embed', 'classes'\)"):
+        sharding.named_sharding("head/kernel", (10,), sharding.make_mesh())
+
+
+def test_a_dimension_that_does_not_divide_is_named_with_what_does():
+    shapes = model.abstract(ModelConfig(vit("Ti")))[1]
+    message = r"query/kernel has shape \(12, 192, 3, 64\); its axis 'heads' of 3 does not divide over 2 devices of the "
+    with pytest.raises(ValueError, match=message + "mesh axis 'model'; the nearest that does is 1"):
+        sharding.param_shardings({"image": {"blocks": {"query": shapes["image"]["blocks"]["query"]}}}, _mesh(1, 2))
+    with pytest.raises(ValueError, match="axis 'embed' of 100 does not divide over 8 .* the nearest that does is 5"):
+        sharding.named_sharding("head/kernel", (100, 10), _mesh(8, 1))
+
+
+def _mesh(data, model):
+    return sharding.make_mesh(data, model)
+
+
+def test_too_few_devices_is_an_error_with_the_remedy():
+    with pytest.raises(ValueError, match="4x4 needs 16 devices, there are 8; take .* at most 8, or set XLA_FLAGS=.*=16"):
+        sharding.make_mesh(4, 4)
+
+
+@pytest.mark.parametrize("shape", [(0, 1), (1, 0), (-1, -1)])
+def test_a_mesh_without_devices_is_an_error(shape):
+    with pytest.raises(ValueError, match="has no devices; data and model are 1 or more"):
+        sharding.make_mesh(*shape)
+
+
+@pytest.mark.parametrize(("name", "moments"), [("adafactor", 1), ("adamw", 2)])
+def test_a_moment_lies_where_its_parameter_lies(name, moments):
+    mesh = sharding.make_mesh(4, 2)
+    target = abstract_state(lambda _: random_params(HEAD), optimizer.make(optimizer.Optimizer(name), 10), mesh)
+    params = leaves(target.params)
+    found = dict.fromkeys(params, 0)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(target.opt_state)[0]:
+        owner = "/".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        if owner in params and leaf.shape == params[owner].shape:
+            assert leaf.sharding == params[owner].sharding, path
+            found[owner] += 1
+        else:
+            assert leaf.sharding.is_fully_replicated, path
+    assert min(found.values()) >= moments
+
+
+def _one_step(shape):
+    mesh = sharding.make_mesh(*shape)
+    update = optimizer.make(SETTINGS, 10)
+    target = abstract_state(lambda _: random_params(HEAD), update, mesh)
+    params = jax.device_put(random_params(HEAD), jax.tree.map(lambda leaf: leaf.sharding, target.params))
+    opt_state = jax.jit(update.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target.opt_state))(params)
+    step = make_step(pretrain.sigmoid_loss(model.abstract(HEAD)[0], PREPROCESS), update, target)
+    batch = jax.device_put(random_batch(), sharding.batch_sharding(mesh))
+    state, metrics = step(TrainState(params, opt_state), batch)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, target)
+    return float(metrics["loss"]), jax.tree.map(np.asarray, leaves(state.params))
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return _one_step((1, 1))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (4, 2), (8, 1)])
+def test_a_training_step_on_a_mesh_equals_the_one_on_one_device(shape, on_one_device):
+    loss, weights = _one_step(shape)
+    expected_loss, expected = on_one_device
+    start = leaves(random_params(HEAD))
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for name, value in weights.items():
+        assert np.abs(expected[name] - start[name]).max() > 1e-5, f"{name} was not trained"
+        bound = 1e-5 * np.abs(expected[name]).max()
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=bound, err_msg=name)
