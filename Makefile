@@ -1,14 +1,16 @@
 # The commands of the project. `make demo` and `make test` need Python 3.11, make and a package index, and set up the rest.
 .DEFAULT_GOAL := help
+.ONESHELL:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup
+.PHONY: help
 help: ## list the targets
 	@grep -hE '^[a-z_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
 
+.PHONY: setup
 setup: .venv/.installed ## make .venv with every pinned package
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -16,6 +18,51 @@ setup: .venv/.installed ## make .venv with every pinned package
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[programs]' --group dev
 	touch $@
+
+DEMO := build/demo
+# What differs from the paper's settings, so that two cores learn 4,000 digits in minutes; see the README.
+PRETRAIN := --size mu --pooling mean --head_bias -2.2 --steps 500 --batch 64 --log_every 100 \
+  --optimizer adamw --peak 2e-3 --warmup 75 --cooldown 250 --min_area 0.7 --no_flip
+LIT := --steps 100 --batch 128 --vocabulary 400 --log_every 25 --optimizer adamw --warmup 20 --cooldown 50
+
+.PHONY: demo
+demo: setup ## train, export, serve and classify real images; writes build/demo/report.json and predictions.png
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	python=$(BIN)/python
+	timed() { # timed STAGE COMMAND...: shows the command, runs it, notes its seconds
+	  local stage=$$1 begin=$$EPOCHREALTIME
+	  shift
+	  [ $$1 != serve ] && printf '\n$$ %s\n' "$$*"
+	  "$$@"
+	  awk -v stage=$$stage -v a=$$begin -v b=$$EPOCHREALTIME 'BEGIN {printf "%s\t%.1f\n", stage, b - a}' >> $(DEMO)/stages.tsv
+	}
+	serve() { # serve COMMAND...: starts a server, and waits for its port, which opens once the model is AVAILABLE
+	  printf '\n$$ %s &\n' "$$*"
+	  "$$@" 2> $(DEMO)/server.log &
+	  server=$$!
+	  trap 'kill $$server 2> /dev/null && wait $$server' EXIT
+	  until address=$$(grep -oP 'Running gRPC ModelServer at \K[0-9.:]+' $(DEMO)/server.log); do
+	    kill -0 $$server 2> /dev/null || { cat $(DEMO)/server.log; exit 1; }
+	    sleep 0.1
+	  done
+	}
+	$$python train/mnist.py --output $(DEMO)/digits
+	timed pretrain $$python train/pretrain.py --data $(DEMO)/digits/train --workdir $(DEMO)/pretrain $(PRETRAIN)
+	timed lit $$python train/lit.py --checkpoint $(DEMO)/pretrain --data $(DEMO)/digits/train --workdir $(DEMO)/lit $(LIT)
+	timed export $$python export/to_savedmodel.py --checkpoint $(DEMO)/lit --output $(DEMO)/models/digits
+	timed serve serve $$python serving/model_server.py --port=0 --bind_address=127.0.0.1 --check_golden \
+	  --model_name=digits --model_base_path=$$PWD/$(DEMO)/models/digits
+	timed embed $$python clients/embed.py $(DEMO)/digits/heldout --address $$address --model digits \
+	  --output $(DEMO)/heldout.npz
+	timed classify $$python clients/zero_shot.py $(DEMO)/digits/heldout --address $$address --model digits \
+	  --templates digits --sheet $(DEMO)/predictions.png --output $(DEMO)/zero_shot.json
+	printf '\n'
+	$$python export/parity.py --checkpoint $(DEMO)/lit --vectors $(DEMO)/heldout.npz --output $(DEMO)/parity.json
+	$$python benchmarks/demo_report.py $(DEMO)
+
+.PHONY: test
+test: setup ## run the tests
+	$(BIN)/python -m pytest
 
 .PHONY: lint
 lint: setup ## format, lint and types, as the pre-commit hooks run them
@@ -32,3 +79,11 @@ bazel: setup ## run the tests under Bazel, offline; installs Debian's Bazel wher
 	dpkg --status $(BAZEL_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(BAZEL_PACKAGES); }
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/bazel_offline/bazel test //...
+
+.PHONY: proto
+proto: ## write vit22b/wire_pb2.py from vit22b/wire.proto; protoc must be no newer than the protobuf in constraints.txt
+	scratch=$$(mktemp -d)
+	trap 'rm -rf $$scratch' EXIT
+	$(PYTHON) -m venv $$scratch
+	$$scratch/bin/pip install --quiet grpcio-tools==1.76.0
+	$$scratch/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. vit22b/wire.proto

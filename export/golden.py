@@ -56,11 +56,16 @@ def answer(signatures: Signatures, request: predict_pb2.PredictRequest) -> predi
     """
     name = request.model_spec.signature_name
     # make_ndarray gives strings as an array of objects, which constants take.
-    outputs = signatures[name](**{k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()})
+    answers = signatures[name](**{k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()})
     response = predict_pb2.PredictResponse(model_spec=request.model_spec)
-    for key in request.output_filter or sorted(outputs):
-        response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key]))
+    for key in request.output_filter or sorted(answers):
+        response.outputs[key].CopyFrom(tf.make_tensor_proto(answers[key]))
     return response
+
+
+def outputs(response: predict_pb2.PredictResponse) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a response, by output."""
+    return {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
 
 
 def write(path: Path, logs: Sequence[prediction_log_pb2.PredictLog]) -> None:
@@ -81,9 +86,12 @@ def read(path: Path) -> list[prediction_log_pb2.PredictLog]:
         raise ValueError(f"{path} is missing: {path.parent.parent} has no golden requests; export the model again")
     try:
         records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
-        return [prediction_log_pb2.PredictionLog.FromString(record).predict_log for record in records]
+        logs = [prediction_log_pb2.PredictionLog.FromString(record).predict_log for record in records]
     except (tf.errors.DataLossError, DecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}; export the model again") from error
+    if not logs:  # what is too short for one record reads as none
+        raise ValueError(f"{path} is damaged: it has no record; export the model again")
+    return logs
 
 
 def _pixels(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.uint8]:

@@ -64,21 +64,20 @@ class ServingModule(tf.Module):
         self._graph, self._shapes = model.abstract(description.config)
         self._batching = batching
         self._platforms = tuple(platforms)
+        contract = signature.signatures(description.config, description.preprocess)
         names = model.leaves(params)
         self._weights = {name: tf.Variable(leaf, trainable=False, name=name) for name, leaf in names.items()}
         self._structure = jax.tree.structure(params)
         self._order = list(names)
-        config, side = description.config, description.preprocess.resolution
-        pixels = tf.TensorSpec([None, side, side, 3], tf.uint8, name=signature.PIXELS)
         self.towers = {
-            "embed": self._tower("embed", self._embed, ("image",), pixels),
-            "features": self._tower("features", self._features, ("image",), pixels),
+            "embed": self._tower("embed", self._embed, ("image",), contract[signature.EMBED_PIXELS]),
+            "features": self._tower("features", self._features, ("image",), contract[signature.FEATURES]),
         }
-        if config.classes:
-            self.towers["logits"] = self._tower("logits", self._logits, ("image", "head"), pixels)
-        if config.text:
-            ids = tf.TensorSpec([None, config.text.length], tf.int32, name=signature.TOKEN_IDS)
-            self.towers["text"] = self._tower("text", self._text, ("text",), ids)
+        if description.config.classes:
+            logits = contract[signature.LOGITS_PIXELS]
+            self.towers["logits"] = self._tower("logits", self._logits, ("image", "head"), logits)
+        if description.config.text:
+            self.towers["text"] = self._tower("text", self._text, ("text",), contract[signature.EMBED_TEXT])
         self.xla_call_module_version = max(_module_version(tower) for tower in self.towers.values())
 
     def signatures(self, manifest: str) -> dict[str, Callable[..., Any]]:
@@ -132,7 +131,7 @@ class ServingModule(tf.Module):
         name: str,
         function: Callable[[model.Params, jax.Array], dict[str, jax.Array]],
         parts: tuple[str, ...],
-        spec: tf.TensorSpec,
+        contract: signature.Signature,
     ) -> Callable[..., Outputs]:
         """A JAX function of some parts of the parameters and one input, as a traced tf.function that batches."""
         converted = jax2tf.convert(
@@ -148,7 +147,16 @@ class ServingModule(tf.Module):
             return dict(converted({part: tree[part] for part in parts}, x))
 
         batched = self._batch(name, run)
-        tower = tf.function(batched, autograph=False, input_signature=[spec])
+
+        def shaped(x: tf.Tensor) -> Outputs:
+            # The batching op forgets its outputs' shapes, and a client reads them in the signature.
+            outputs = batched(x)
+            return {key: tf.ensure_shape(outputs[key], spec.shape) for key, spec in contract.outputs.items()}
+
+        ((alias, spec),) = contract.inputs.items()
+        tower = tf.function(
+            shaped, autograph=False, input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name=alias)]
+        )
         tower.get_concrete_function()
         return tower
 

@@ -22,8 +22,8 @@ import tensorflow as tf
 
 from export.serving_module import PLATFORMS, Batching, ServingModule
 from export.version_folder import choose_version, staged
-from vit22b import model, program, signature
-from vit22b.checkpoint import Checkpoints, Description, find_step, git_revision, read_description
+from vit22b import program, signature
+from vit22b.checkpoint import Trained, git_revision, load
 from vit22b.signature import Manifest
 from vit22b.space import space_id
 
@@ -75,37 +75,22 @@ def export(settings: Settings) -> None:
         raise ValueError(f"--platforms are {settings.platforms}; expected some of {', '.join(PLATFORMS)}")
     output = settings.output.absolute()
     version = choose_version(output, settings.version)
-    description = read_description(settings.checkpoint)
-    params, step = read_params(settings.checkpoint, description)
-    module = ServingModule(description, params, batching, settings.platforms)
-    manifest = make_manifest(description, params, module, batching, settings.platforms, step)
+    trained = load(settings.checkpoint)
+    module = ServingModule(trained.description, trained.params, batching, settings.platforms)
+    manifest = make_manifest(trained, module, batching, settings.platforms)
     with staged(output, version) as folder:
-        save(module, manifest, description, folder)
+        save(module, manifest, trained.description.tokenizer, folder)
         _record(folder, output.name)
-    print(f"{output / str(version)}: step {step}, space {manifest.space_id}, {', '.join(manifest.signatures)}")
+    print(f"{output / str(version)}: step {trained.step}, space {manifest.space_id}, {', '.join(manifest.signatures)}")
 
 
-def read_params(checkpoint: Path, description: Description) -> tuple[model.Params, int]:
-    """The parameters of a checkpoint, and their step."""
-    workdir, step = find_step(checkpoint)
-    _, shapes = model.abstract(description.config)
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.restore_params(step, shapes), step
-
-
-def make_manifest(
-    description: Description,
-    params: model.Params,
-    module: ServingModule,
-    batching: Batching,
-    platforms: tuple[str, ...],
-    step: int,
-) -> Manifest:
+def make_manifest(trained: Trained, module: ServingModule, batching: Batching, platforms: tuple[str, ...]) -> Manifest:
     """What the version will say of itself."""
+    description = trained.description
     config, preprocess = description.config, description.preprocess
     today = datetime.date.today()
     return Manifest(
-        space_id=space_id(params, preprocess, config.image.pooling, description.tokenizer),
+        space_id=space_id(trained.params, preprocess, config.image.pooling, description.tokenizer),
         config=config,
         preprocess=preprocess,
         labels=description.labels,
@@ -114,7 +99,7 @@ def make_manifest(
         batching=batching.kind == "graph",
         weights="float32",
         platforms=platforms,
-        step=step,
+        step=trained.step,
         source="params",
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         xla_call_module_version=module.xla_call_module_version,
@@ -124,7 +109,7 @@ def make_manifest(
     )
 
 
-def save(module: ServingModule, manifest: Manifest, description: Description, folder: Path) -> None:
+def save(module: ServingModule, manifest: Manifest, tokenizer: str | None, folder: Path) -> None:
     """Writes the SavedModel and, beside it, the manifest with the hashes of what was written."""
     aliases = {f"{name}_tower": tower for name, tower in module.towers.items()}
     tf.saved_model.save(
@@ -135,7 +120,7 @@ def save(module: ServingModule, manifest: Manifest, description: Description, fo
     )
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-    hashes["tokenizer"] = hashlib.sha256((description.tokenizer or "").encode()).hexdigest()
+    hashes["tokenizer"] = hashlib.sha256((tokenizer or "").encode()).hexdigest()
     path = folder / signature.MANIFEST_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dataclasses.replace(manifest, hashes=hashes).to_json())

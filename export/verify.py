@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tensorflow as tf
 import tyro
 from rich.console import Console
 from rich.table import Table
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 from export import golden
 from vit22b import program, signature
+from vit22b.difference import TOLERANCE, Difference, difference
 from vit22b.signature import Manifest
 
 
@@ -36,8 +36,8 @@ class Settings:
     """Write the answers as the golden ones instead of comparing them."""
     model: str = ""
     """With --record: name in the recorded requests; the name of the folder above if not given."""
-    tolerance: float = 1e-4
-    """Largest absolute error of a float."""
+    tolerance: float = TOLERANCE
+    """Largest error of an output, as a part of the greatest value recorded for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Row:
 
     signature: str
     batch: int
-    max_abs_error: float
-    cosine: float
+    difference: Difference
     milliseconds: float
 
 
@@ -65,10 +64,9 @@ def verify(settings: Settings) -> int:
         golden.write(path, logs)
         print(f"recorded {len(logs)} golden answers")
         return 0
-    rows = list(compare(signatures, golden.read(path)))
-    good = all(row.max_abs_error <= settings.tolerance for row in rows)
+    rows = list(compare(signatures, golden.read(path), settings.tolerance))
     _print(rows, settings.tolerance)
-    return 0 if good else 1
+    return 1 if any(row.difference.problem for row in rows) else 0
 
 
 def load(version: Path) -> tuple[golden.Signatures, Manifest, str]:
@@ -87,7 +85,9 @@ def load(version: Path) -> tuple[golden.Signatures, Manifest, str]:
     return signatures, manifest, described[signature.TOKENIZER].numpy().decode()
 
 
-def compare(signatures: golden.Signatures, logs: list[prediction_log_pb2.PredictLog]) -> Iterator[Row]:
+def compare(
+    signatures: golden.Signatures, logs: list[prediction_log_pb2.PredictLog], tolerance: float
+) -> Iterator[Row]:
     """Runs every golden request; one row each."""
     for log in logs:
         golden.answer(signatures, log.request)  # the first run compiles, the second is timed
@@ -96,35 +96,24 @@ def compare(signatures: golden.Signatures, logs: list[prediction_log_pb2.Predict
         milliseconds = (time.perf_counter() - begin) * 1e3
         inputs = list(log.request.inputs.values())
         batch = inputs[0].tensor_shape.dim[0].size if inputs else 0
-        error, cosine = difference(log.response, response)
-        yield Row(log.request.model_spec.signature_name, batch, error, cosine, milliseconds)
-
-
-def difference(expected: predict_pb2.PredictResponse, got: predict_pb2.PredictResponse) -> tuple[float, float]:
-    """Largest absolute error of all outputs and smallest cosine of two rows; inf and 0 where they differ in kind."""
-    error, cosine = 0.0, 1.0
-    if set(expected.outputs) != set(got.outputs):
-        return float("inf"), 0.0
-    for key in expected.outputs:
-        a, b = tf.make_ndarray(expected.outputs[key]), tf.make_ndarray(got.outputs[key])
-        if a.shape != b.shape or a.dtype != b.dtype or (a.dtype.kind != "f" and not np.array_equal(a, b)):
-            return float("inf"), 0.0
-        if a.dtype.kind == "f":
-            error = max(error, float(np.abs(a - b).max()))
-            lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-            cosine = min(cosine, float(np.min(np.sum(a * b, axis=-1) / np.maximum(lengths, 1e-30))))
-    return (error, cosine) if np.isfinite(error) else (float("inf"), 0.0)
+        found = difference(golden.outputs(log.response), golden.outputs(response), tolerance)
+        yield Row(log.request.model_spec.signature_name, batch, found, milliseconds)
 
 
 def _print(rows: list[Row], tolerance: float) -> None:
     table = Table("signature", "batch", "max abs error", "cosine", "ms")
     for row in rows:
-        style = None if row.max_abs_error <= tolerance else "bold red"
-        figures = f"{row.max_abs_error:.2e}", f"{row.cosine:.7f}", f"{row.milliseconds:.1f}"
+        style = "bold red" if row.difference.problem else None
+        found = row.difference
+        figures = f"{found.max_abs_error:.2e}", f"{found.cosine:.7f}", f"{row.milliseconds:.1f}"
         table.add_row(row.signature, str(row.batch or "-"), *figures, style=style)
-    Console().print(table)
-    bad = sum(row.max_abs_error > tolerance for row in rows)
-    print(f"{len(rows) - bad} of {len(rows)} golden answers within {tolerance:g}")
+    console = Console()
+    console.print(table)
+    for row in rows:
+        if row.difference.problem:
+            print(f"{row.signature}, batch {row.batch}: {row.difference.problem}")
+    good = sum(not row.difference.problem for row in rows)
+    print(f"{good} of {len(rows)} golden answers within {tolerance:g} of their greatest value")
 
 
 if __name__ == "__main__":

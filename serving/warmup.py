@@ -10,19 +10,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving import tensors
 from serving.servable import Servable
+from vit22b.difference import difference
 from vit22b.signature import WARMUP_FILE
 
 MAX_RECORDS = 1000
-# The greatest error of an answer, as a part of the greatest value recorded for that output. Two CPUs differ by some
-# 1e-6.
-GOLDEN_TOLERANCE = 1e-4
 
 logger = logging.getLogger(__name__)
 
@@ -90,31 +87,17 @@ def _replay(servable: Servable, log: prediction_log_pb2.PredictionLog, check_gol
 
 
 def _compare(answer: predict_pb2.PredictResponse, golden: predict_pb2.PredictResponse) -> None:
-    """Every recorded output against its answer; floats within GOLDEN_TOLERANCE, all else equal."""
-    signature = answer.model_spec.signature_name
-    for alias, proto in sorted(golden.outputs.items()):
-        where = f"golden answer of signature {signature}, output {alias}"
-        if alias not in answer.outputs:
-            raise tf.errors.DataLossError(None, None, f"{where}: the model has no such output")
-        try:
-            expected, got = tensors.from_proto(proto), tensors.from_proto(answer.outputs[alias])
-        except ValueError as error:
-            raise tf.errors.DataLossError(None, None, f"{where}: {error}") from error
-        if expected.shape != got.shape or expected.dtype != got.dtype:
-            text = f"expected {expected.dtype}{list(expected.shape)}, got {got.dtype}{list(got.shape)}"
-            raise tf.errors.DataLossError(None, None, f"{where}: {text}")
-        if mismatch := _mismatch(expected, got):
-            text = (
-                "the model does not answer as it did when it was exported; export it again, or find what differs here"
-            )
-            raise tf.errors.DataLossError(None, None, f"{where}: {mismatch}: {text}")
-
-
-def _mismatch(expected: np.ndarray, got: np.ndarray) -> str:
-    if not tf.as_dtype(expected.dtype).is_floating:
-        differing = int(np.count_nonzero(expected != got))
-        return f"{differing} of {expected.size} values differ" if differing else ""
-    error = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
-    allowed = GOLDEN_TOLERANCE * np.abs(expected.astype(np.float64)).max(initial=0.0)
-    # Written so that NaN is a mismatch.
-    return "" if error <= allowed else f"max abs error {error:.3g}, allowed {allowed:.3g}"
+    """Every recorded output against its answer, by the rule of vit22b/difference.py."""
+    try:
+        expected = {alias: tensors.from_proto(proto) for alias, proto in golden.outputs.items()}
+        got = {alias: tensors.from_proto(proto) for alias, proto in answer.outputs.items()}
+        problem = difference(expected, got).problem
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise tf.errors.DataLossError(
+            None,
+            None,
+            f"golden answer of signature {answer.model_spec.signature_name}, {problem}: the model does not answer as "
+            "it did when it was exported; export it again, or find what differs here",
+        )

@@ -1,4 +1,4 @@
-"""What every test runs under, and the walk's artefacts, each made once a session by the program that users run."""
+"""What every test runs under: eight fake devices, shapes checked, ranks never promoted."""
 
 import os
 
@@ -15,3 +15,5 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 with install_import_hook(["vit22b.block", "vit22b.model", "vit22b.text"], "beartype.beartype"):
     import vit22b.model  # noqa: F401
+
+pytest_plugins = ("tests.artefacts",)

@@ -71,7 +71,7 @@ def test_an_unknown_size_lists_the_sizes_and_the_nearest(name, meant):
 
 
 def test_a_size_like_no_other_gets_no_suggestion():
-    with pytest.raises(ValueError, match="expected one of mu, Ti, .*, 22b.$"):
+    with pytest.raises(ValueError, match=r"expected one of mu, Ti, .*, 22b.$"):
         vit("tremendous")
 
 

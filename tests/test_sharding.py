@@ -5,16 +5,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from tests.towers import HEAD, PREPROCESS, random_batch, random_params
-from train import optimizer, pretrain
-from train.state import TrainState, abstract_state, make_step
+from tests.towers import HEAD, places, random_batch, random_params, training
+from train import optimizer
+from train.state import abstract_state
 from vit22b import model, sharding
 from vit22b.config import ModelConfig, text_tower, vit
 from vit22b.model import leaves
 
 MESHES = [(1, 8), (2, 4), (4, 2), (8, 1), (1, 1)]
 WHOLE_MU = model.abstract(ModelConfig(vit("mu"), classes=10, text=text_tower(vit("mu"), vocabulary=300)))[1]
-SETTINGS = optimizer.Optimizer(warmup=1, cooldown=1)
 
 
 @pytest.mark.parametrize("shape", MESHES)
@@ -50,13 +49,13 @@ def test_the_axes_have_the_names_of_the_parallel_layers():
 @pytest.mark.parametrize("name", ["image/register_tokens", "image/blocks/query/gain", "subhead/kernels"])
 def test_a_parameter_without_a_rule_is_named(name):
     with pytest.raises(ValueError, match=f"no sharding rule for the parameter '{name}'; add its logical axes to"):
-        sharding.param_shardings(
-            {name: jax.ShapeDtypeStruct((2, 2), np.float32)}, sharding.make_mesh()
-        )
+        sharding.param_shardings({name: jax.ShapeDtypeStruct((2, 2), np.float32)}, sharding.make_mesh())
 
 
 def test_a_parameter_of_another_rank_than_its_rule_is_named():
-    with pytest.raises(ValueError, match=r"head/kernel has shape \(10,\), its rule has the axes \('embed', 'classes'\)"):
+    with pytest.raises(
+        ValueError, match=r"head/kernel has shape \(10,\), its rule has the axes \('embed', 'classes'\)"
+    ):
         sharding.named_sharding("head/kernel", (10,), sharding.make_mesh())
 
 
@@ -64,17 +63,17 @@ def test_a_dimension_that_does_not_divide_is_named_with_what_does():
     shapes = model.abstract(ModelConfig(vit("Ti")))[1]
     message = r"query/kernel has shape \(12, 192, 3, 64\); its axis 'heads' of 3 does not divide over 2 devices of the "
     with pytest.raises(ValueError, match=message + "mesh axis 'model'; the nearest that does is 1"):
-        sharding.param_shardings({"image": {"blocks": {"query": shapes["image"]["blocks"]["query"]}}}, _mesh(1, 2))
-    with pytest.raises(ValueError, match="axis 'embed' of 100 does not divide over 8 .* the nearest that does is 5"):
-        sharding.named_sharding("head/kernel", (100, 10), _mesh(8, 1))
-
-
-def _mesh(data, model):
-    return sharding.make_mesh(data, model)
+        sharding.param_shardings(
+            {"image": {"blocks": {"query": shapes["image"]["blocks"]["query"]}}}, sharding.make_mesh(1, 2)
+        )
+    with pytest.raises(ValueError, match=r"axis 'embed' of 100 does not divide over 8 .* the nearest that does is 5"):
+        sharding.named_sharding("head/kernel", (100, 10), sharding.make_mesh(8, 1))
 
 
 def test_too_few_devices_is_an_error_with_the_remedy():
-    with pytest.raises(ValueError, match="4x4 needs 16 devices, there are 8; take .* at most 8, or set XLA_FLAGS=.*=16"):
+    with pytest.raises(
+        ValueError, match=r"4x4 needs 16 devices, there are 8; take .* at most 8, or set XLA_FLAGS=.*=16"
+    ):
         sharding.make_mesh(4, 4)
 
 
@@ -101,27 +100,17 @@ def test_a_moment_lies_where_its_parameter_lies(name, moments):
 
 
 def _one_step(shape):
-    mesh = sharding.make_mesh(*shape)
-    update = optimizer.make(SETTINGS, 10)
-    target = abstract_state(lambda _: random_params(HEAD), update, mesh)
-    params = jax.device_put(random_params(HEAD), jax.tree.map(lambda leaf: leaf.sharding, target.params))
-    opt_state = jax.jit(update.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target.opt_state))(params)
-    step = make_step(pretrain.sigmoid_loss(model.abstract(HEAD)[0], PREPROCESS), update, target)
-    batch = jax.device_put(random_batch(), sharding.batch_sharding(mesh))
-    state, metrics = step(TrainState(params, opt_state), batch)
-    assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, target)
+    run = training(*shape)
+    batch = jax.device_put(random_batch(), sharding.batch_sharding(run.mesh))
+    state, metrics = run.step(run.start(), batch)
+    assert places(state) == places(run.target)
     return float(metrics["loss"]), jax.tree.map(np.asarray, leaves(state.params))
 
 
-@pytest.fixture(scope="module")
-def on_one_device():
-    return _one_step((1, 1))
-
-
 @pytest.mark.parametrize("shape", [(2, 4), (4, 2), (8, 1)])
-def test_a_training_step_on_a_mesh_equals_the_one_on_one_device(shape, on_one_device):
+def test_a_training_step_on_a_mesh_equals_the_one_on_one_device(shape):
     loss, weights = _one_step(shape)
-    expected_loss, expected = on_one_device
+    expected_loss, expected = _one_step((1, 1))
     start = leaves(random_params(HEAD))
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, value in weights.items():

@@ -108,6 +108,13 @@ def test_what_is_no_manifest_is_an_error(text):
         Manifest.from_json(text)
 
 
+@pytest.mark.parametrize("field", ["config", "preprocess"])
+def test_a_field_that_is_no_object_is_an_error(field):
+    values = json.loads(manifest().to_json()) | {field: 7}
+    with pytest.raises(ValueError, match="is 7; expected an object"):
+        Manifest.from_json(json.dumps(values))
+
+
 @pytest.mark.parametrize("field", ["config", "preprocess", "space_id", "batch_sizes", "loads_until"])
 def test_a_missing_field_is_named(field):
     values = json.loads(manifest().to_json())

@@ -1,18 +1,33 @@
-"""Small models for the tests, with parameters as training leaves them: no kernel is 0 and no scale is 1."""
+"""Small models for the tests, with parameters as training leaves them, and the compiled step that trains them.
+
+No kernel is 0 and no scale is 1: a zero head, as at the start, makes every gradient of the body 0.
+"""
 
 import dataclasses
+import functools
 import math
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
-from vit22b import model
+from train import optimizer
+from train.pretrain import sigmoid_loss
+from train.state import Step, TrainState, abstract_state, make_step
+from vit22b import model, sharding
 from vit22b.config import ModelConfig, Preprocess, text_tower, vit
 
 IMAGE = dataclasses.replace(vit("mu"), depth=2)
 HEAD = ModelConfig(IMAGE, classes=10)
 ZERO_SHOT = ModelConfig(IMAGE, classes=10, text=text_tower(IMAGE, vocabulary=300))
 PREPROCESS = Preprocess(IMAGE.resolution)
+
+BATCH, STEPS = 8, 6
+SETTINGS = optimizer.Optimizer(warmup=1, cooldown=2)
+# XLA's code for a CPU takes 20 s of it to make, and runs for milliseconds; without these it takes 3 s.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def random_params(config, seed=1):
@@ -23,19 +38,50 @@ def random_params(config, seed=1):
         if path[-1].key == "scale":
             return (1 + 0.1 * random.standard_normal(leaf.shape)).astype(np.float32)
         fan_in = math.prod(leaf.shape[:-1]) / (leaf.shape[0] if len(leaf.shape) > 2 else 1)
-        return (random.standard_normal(leaf.shape) / math.sqrt(max(fan_in, 16))).astype(np.float32)
+        return np.asarray(random.standard_normal(leaf.shape) / math.sqrt(max(fan_in, 16)), np.float32)
 
     return jax.tree_util.tree_map_with_path(value, model.abstract(config)[1])
 
 
-def random_batch(size=8, classes=10, seed=2):
+def random_batch(seed=2):
     """Pixels uint8 [B, R, R, 3] and targets float32 [B, Y] with one or two labels a row."""
     random = np.random.default_rng(seed)
-    side = IMAGE.resolution
-    targets = np.eye(classes, dtype=np.float32)[random.integers(classes, size=(2, size))].max(axis=0)
-    return {"pixels": random.integers(256, size=(size, side, side, 3)).astype(np.uint8), "targets": targets}
+    targets = np.eye(HEAD.classes, dtype=np.float32)[random.integers(HEAD.classes, size=(2, BATCH))].max(axis=0)
+    pixels = random.integers(256, size=(BATCH, IMAGE.resolution, IMAGE.resolution, 3)).astype(np.uint8)
+    return {"pixels": pixels, "targets": targets}
 
 
-def shapes_of(tree):
+class Training(NamedTuple):
+    """What trains HEAD on one mesh: its optimizer, its state's shapes and places, its compiled step."""
+
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    target: TrainState
+    step: Step
+
+    def start(self):
+        """A state of random parameters; a new one each time, since a step consumes it."""
+        params = random_params(HEAD)
+        state = TrainState(params, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.target.opt_state))
+        return jax.device_put(state, places(self.target))
+
+
+@functools.cache
+def training(data=1, model_axis=1):
+    """The training of HEAD on a mesh, compiled once in a run."""
+    mesh = sharding.make_mesh(data, model_axis)
+    update = optimizer.make(SETTINGS, STEPS)
+    target = abstract_state(lambda _: random_params(HEAD), update, mesh)
+    step = make_step(sigmoid_loss(model.abstract(HEAD)[0], PREPROCESS), update, target)
+    batch = jax.device_put(random_batch(), sharding.batch_sharding(mesh))
+    return Training(mesh, update, target, step.lower(target, batch).compile(QUICK))
+
+
+def places(tree):
+    """The tree of where its arrays lie."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def shapes(tree):
     """The tree with each array as a jax.ShapeDtypeStruct of its shape, dtype and place."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)

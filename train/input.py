@@ -6,7 +6,7 @@ run, so that a run which resumes at a step sees what the uninterrupted one would
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -97,16 +97,6 @@ def training_batches(
 def index_batches(order: Order) -> Iterator[npt.NDArray[np.int64]]:
     """Batches of indices alone [B], for examples that are in memory."""
     return _batches(order.positions().map(lambda _, index: index), order.batch)
-
-
-def image_batches(paths: Sequence[Any], preprocess: Preprocess, batch: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """All images once, in order, without augmentation: pixels uint8 [B, R, R, 3]; the last batch may be smaller."""
-    dataset = tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).map(
-        lambda path: image.preprocess_bytes(tf.io.read_file(path), preprocess),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    return dataset.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def _batches(dataset: tf.data.Dataset, batch: int) -> Iterator[Any]:

@@ -21,14 +21,15 @@ import numpy.typing as npt
 import optax
 from flax import nnx
 
-from train.input import Order, image_batches, index_batches
+from train.input import Order, index_batches
 from train.loop import Run, resume, train
 from train.optimizer import Optimizer, make, schedule
 from train.state import Loss, TrainState, abstract_state, init_state, make_step
 from vit22b import model, program, sharding
-from vit22b.checkpoint import Checkpoints, Description, find_step, git_revision, read_description
+from vit22b.checkpoint import Checkpoints, Description, Trained, find_step, git_revision, load
 from vit22b.config import text_tower
 from vit22b.folder import Folder, read_folder
+from vit22b.image import image_batches
 from vit22b.space import space_id
 from vit22b.tokenizer import Tokenizer, train_tokenizer
 
@@ -97,9 +98,10 @@ def tune(settings: Settings) -> None:
     if run.batch > len(captions):
         raise ValueError(f"--batch is {run.batch}, but there are {len(captions)} pairs; take a batch of at most that")
     mesh = sharding.make_mesh(settings.mesh_data, settings.mesh_model)
-    locked = _load_locked(settings.checkpoint, mesh)
+    source = load(settings.checkpoint, mesh)
+    locked = {name: leaf for name, leaf in source.params.items() if name not in TRAINED}
     tokenizer = train_tokenizer(captions, settings.vocabulary)
-    description = describe(settings.checkpoint, locked, tokenizer)
+    description = describe(settings.checkpoint, source, tokenizer)
     optimizer = make(settings.optimizer, settings.steps)
     graph, shapes = model.abstract(description.config)
 
@@ -107,7 +109,8 @@ def tune(settings: Settings) -> None:
         return {name: model.init(description.config, key)[name] for name in TRAINED}
 
     target = abstract_state(init, optimizer, mesh)
-    everything = target._replace(params={**_with_places(locked), **target.params})
+    places = jax.tree.map(lambda leaf: leaf.sharding, locked)
+    everything = target._replace(params={**sharding.with_shardings(locked, places), **target.params})
     with Checkpoints(settings.workdir, settings.keep) as checkpoints:
         resumed = resume(run, checkpoints, everything, description)
         start, state = resumed or (0, init_state(init, optimizer, target, run.seed))
@@ -133,18 +136,17 @@ def tune(settings: Settings) -> None:
     print(f"{settings.workdir}: step {run.steps} saved")
 
 
-def describe(checkpoint: Path, locked: model.Params, tokenizer: Tokenizer) -> Description:
+def describe(checkpoint: Path, source: Trained, tokenizer: Tokenizer) -> Description:
     """What the checkpoints will say of the model: the image tower's own description, the text tower, the source."""
-    source = read_description(checkpoint)
-    workdir, step = find_step(checkpoint)
-    image = source.config.image
+    of_image = source.description
+    config = of_image.config
     return dataclasses.replace(
-        source,
-        config=dataclasses.replace(source.config, text=text_tower(image, tokenizer.vocabulary, tokenizer.length)),
+        of_image,
+        config=dataclasses.replace(config, text=text_tower(config.image, tokenizer.vocabulary, tokenizer.length)),
         tokenizer=tokenizer.to_json(),
         source={
-            "checkpoint": str(workdir / "checkpoints" / str(step)),
-            "space_id": space_id(locked, source.preprocess, image.pooling),
+            "checkpoint": f"{find_step(checkpoint)[0]}/checkpoints/{source.step}",
+            "space_id": space_id(source.params, of_image.preprocess, config.image.pooling, of_image.tokenizer),
         },
         git_revision=git_revision(),
     )
@@ -180,23 +182,6 @@ def _captions(folder: Folder, path: Path) -> list[str]:
             f'{first} is the first; give each line of metadata.jsonl a "caption"'
         )
     return captions
-
-
-def _load_locked(checkpoint: Path, mesh: jax.sharding.Mesh) -> model.Params:
-    """The image tower and head of a checkpoint, laid out on the mesh."""
-    workdir, step = find_step(checkpoint)
-    _, shapes = model.abstract(read_description(checkpoint).config)
-    places = sharding.param_shardings(shapes, mesh)
-    target = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
-    )
-    with Checkpoints(workdir) as checkpoints:
-        params = checkpoints.restore_params(step, target)
-    return {name: leaf for name, leaf in params.items() if name not in TRAINED}
-
-
-def _with_places(params: model.Params) -> model.Params:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), params)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,7 @@ def abstract_state(
     shardings = TrainState(
         sharding.param_shardings(params, mesh), sharding.optimizer_shardings(optimizer, opt_state, params, mesh)
     )
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        TrainState(params, opt_state),
-        shardings,
-    )
+    return sharding.with_shardings(TrainState(params, opt_state), shardings)
 
 
 def init_state(
@@ -77,7 +73,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, target: Train
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, opt_state), {
             "loss": value,
-            "grad_norm": optax.global_norm(gradients),
+            "grad_norm": optax.tree.norm(gradients),
             **metrics,
         }
 

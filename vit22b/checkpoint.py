@@ -21,8 +21,11 @@ from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from vit22b.config import ModelConfig, Preprocess, from_fields
+from vit22b.model import Params, abstract
+from vit22b.sharding import param_shardings, with_shardings
 
 FOLDER = "checkpoints"
 # One chunk of a leaf on disk. Orbax's own choice is the whole leaf, all L layers, which no reader can take in slices.
@@ -231,6 +234,40 @@ class Checkpoints:
                 f"{item} of {self.folder / str(step)} does not fit the model:\n" + "\n".join(lines) + "\n"
                 "continue with the settings that wrote it, or give another --workdir"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model, read from a checkpoint.
+
+    Attributes:
+        description: what model.json says.
+        step: of the checkpoint.
+        params: its parameters' tree, float32.
+    """
+
+    description: Description
+    step: int
+    params: Params
+
+
+def load(path: Path | str, mesh: Mesh | None = None) -> Trained:
+    """Reads the description and the parameters of a checkpoint.
+
+    Args:
+        path: a work directory (its latest step is taken), or one step in it.
+        mesh: where the parameters shall lie, by the rules of vit22b/sharding.py; the first device if None.
+
+    Raises:
+        ValueError: see find_step; or the parameters are not those of the model that is described.
+    """
+    workdir, step = find_step(path)
+    description = read_description(path)
+    _, target = abstract(description.config)
+    if mesh is not None:
+        target = with_shardings(target, param_shardings(target, mesh))
+    with Checkpoints(workdir) as checkpoints:
+        return Trained(description, step, checkpoints.restore_params(step, target))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -148,6 +148,7 @@ class ModelConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of to_json; a ValueError names a field that is missing, or that this version does not know."""
+        _require(isinstance(values, Mapping), f"the model's configuration is {values!r}; expected an object of fields")
         towers = {"image": ViTConfig, "text": TextConfig}
         built = {k: from_fields(towers[k], v) if k in towers and v is not None else v for k, v in values.items()}
         return from_fields(cls, built)
@@ -219,6 +220,7 @@ def text_tower(image: ViTConfig, vocabulary: int, length: int = 16) -> TextConfi
 
 def from_fields(kind: type[T], values: Mapping[str, Any]) -> T:
     """Builds a dataclass from a mapping; JSON lists become tuples, and unknown or missing fields are named."""
+    _require(isinstance(values, Mapping), f"{kind.__name__} is {values!r}; expected an object of its fields")
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     extra = sorted(set(values) - {f.name for f in fields})
     _require(not extra, f"{kind.__name__} has no field {', '.join(extra)}; it was written by a newer version of vit22b")

@@ -6,6 +6,11 @@ trained on. Pixels stay uint8 up to the tower, which maps them to Preprocess.val
 its float32 size, and the signatures that take pixels take these.
 """
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from vit22b import codec
@@ -101,6 +106,29 @@ def preprocess_batch(image_bytes: tf.Tensor, preprocess: Preprocess) -> tf.Tenso
     )
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(ok), [message])]):
         return tf.identity(pixels)
+
+
+def image_batches(paths: Sequence[Path], preprocess: Preprocess, batch: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """The pixels of image files, in order, as a training pipeline reads them but without augmentation.
+
+    Args:
+        paths: n files.
+        preprocess: as for resize.
+        batch: rows of an array; the last may have fewer.
+
+    Yields:
+        uint8 [batch, r, r, 3].
+
+    Raises:
+        tf.errors.InvalidArgumentError: when a file is reached that cannot be decoded.
+    """
+    files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+    decoded = files.map(
+        lambda path: preprocess_bytes(tf.io.read_file(path), preprocess),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return decoded.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def random_crop(image: tf.Tensor, preprocess: Preprocess, seed: tf.Tensor, min_area: float, flip: bool) -> tf.Tensor:

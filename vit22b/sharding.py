@@ -115,6 +115,13 @@ def param_shardings(params: Mapping[str, Any], mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: named_sharding(next(names), leaf.shape, mesh), params)
 
 
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """A tree of arrays or shapes as one of jax.ShapeDtypeStruct with these shardings: a target to restore onto."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, shardings
+    )
+
+
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, opt_state: Any, params: Mapping[str, Any], mesh: Mesh
 ) -> Any:

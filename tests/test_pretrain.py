@@ -1,0 +1,64 @@
+import json
+
+import jax
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from train import pretrain
+from vit22b.checkpoint import load
+from vit22b.config import vit
+from vit22b.folder import read_folder
+
+
+def test_the_checkpoint_describes_the_model_it_holds(pretrained, digits):
+    trained = load(pretrained)
+    assert trained.step == 12
+    assert trained.description.config.image == vit("mu")
+    assert trained.description.preprocess.resolution == 28
+    assert trained.description.labels == read_folder(digits / "train").labels
+    assert trained.description.tokenizer is None
+    assert float(jax.numpy.abs(trained.params["head"]["kernel"]).max()) > 0
+
+
+def test_metrics_are_logged_twice_and_alike(pretrained):
+    lines = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert set(lines[0]) >= {"loss", "grad_norm", "learning_rate", "images_per_second", "input_wait", "train_top1"}
+    events = EventAccumulator(str(pretrained / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    logged = [tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors("loss")]
+    assert logged == pytest.approx([line["loss"] for line in lines], rel=1e-6)
+
+
+def test_the_loss_starts_at_its_prior_and_falls(pretrained):
+    losses = [json.loads(line)["loss"] for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0] < 10.1  # 10 * label + 10 * softplus(-10) = 10.0005 before the first step
+    assert losses[2] < losses[1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--size", "huge"], "unknown size 'huge'; expected one of mu, Ti, S"),
+        (["--size", "mu", "--resolution", "30"], "resolution 30 is not a multiple of the patch 4; take 28 or 32"),
+        (["--size", "mu", "--steps", "0"], "--steps is 0; expected 1 or more"),
+        (["--size", "mu", "--mesh_data", "16"], "a mesh of 16x1 needs 16 devices, there are 8"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, digits, tmp_path, run_program, capsys):
+    arguments = ["--data", digits / "train", "--workdir", tmp_path / "work", *flags]
+    assert run_program(pretrain.pretrain, pretrain.Settings, *arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not (tmp_path / "work").exists()
+
+
+def test_images_without_labels_are_refused(digits, tmp_path, run_program, capsys):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    (folder / "one.png").write_bytes(next((digits / "heldout").glob("*.png")).read_bytes())
+    arguments = ["--data", folder, "--workdir", tmp_path / "work", "--size", "mu"]
+    assert run_program(pretrain.pretrain, pretrain.Settings, *arguments) == 2
+    assert "the images have no labels to train on" in capsys.readouterr().err

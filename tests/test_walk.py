@@ -1,0 +1,187 @@
+"""One image through every hop: bytes, pixels, train state, checkpoint, SavedModel, server, client."""
+
+import io
+import json
+
+import grpc
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+from flax import nnx
+from PIL import Image
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from clients import zero_shot
+from export import verify
+from vit22b import model
+from vit22b.checkpoint import load, read_description
+from vit22b.client import Client
+from vit22b.errors import VitError
+from vit22b.folder import read_folder
+from vit22b.image import image_batches
+from vit22b.space import space_id
+
+pytestmark = pytest.mark.filterwarnings(
+    # tf.saved_model.load's own code, as of TensorFlow 2.21.
+    "ignore:.*:DeprecationWarning:tensorflow"
+)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Nine photos-like images of several sizes as JPEG and PNG files, none of the tower's own size."""
+    random = np.random.default_rng(3)
+    encoded = []
+    for i in range(9):
+        coarse = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(coarse).resize((41 + 7 * i, 37), Image.Resampling.BICUBIC).save(buffer, ("JPEG", "PNG")[i % 2])
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+@pytest.fixture(scope="module")
+def pixels(images, tuned, tmp_path_factory):
+    """What the training pipeline makes of their files."""
+    folder = tmp_path_factory.mktemp("images")
+    paths = [folder / f"{i}" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(image)
+    return np.concatenate(list(image_batches(paths, read_description(tuned).preprocess, 4)))
+
+
+@pytest.fixture(scope="module")
+def network(tuned):
+    trained = load(tuned)
+    return nnx.merge(model.abstract(trained.description.config)[0], trained.params)
+
+
+@pytest.fixture(scope="module")
+def expected(network, pixels, tuned):
+    """The answers of JAX, from the checkpoint."""
+    values = model.normalise(jnp.asarray(pixels), read_description(tuned).preprocess)
+    return jax.tree.map(np.asarray, nnx.jit(lambda net, x: net.embed_image(x))(network, values))
+
+
+@pytest.fixture(scope="module")
+def exported(repository):
+    return verify.load(repository / "digits" / "1")[0]
+
+
+def test_one_image_through_every_hop(images, pixels, expected, exported, served):
+    one = images[:1]
+    assert pixels.shape == (9, 28, 28, 3)
+    embedding, logits = expected["embedding"][:1], expected["logits"][:1]
+    assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+    assert np.ptp(logits) > 0  # a head of zeros would agree with anything
+
+    saved = exported["embed_image"](image_bytes=tf.constant(one))
+    np.testing.assert_allclose(saved["embedding"], embedding, atol=1e-5)
+    np.testing.assert_allclose(exported["embed_pixels"](pixels=pixels[:1])["embedding"], embedding, atol=1e-5)
+    np.testing.assert_allclose(exported["logits"](image_bytes=tf.constant(one))["logits"], logits, atol=1e-5)
+
+    with grpc.insecure_channel(served.address) as channel:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = served.model
+        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(one))
+        response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=30)
+    np.testing.assert_allclose(tf.make_ndarray(response.outputs["embedding"]), embedding, atol=1e-5)
+
+    with Client(served.address, served.model) as client:
+        np.testing.assert_allclose(client.embed_images(one).vectors, embedding, atol=1e-5)
+        np.testing.assert_allclose(client.embed_pixels(pixels[:1]).vectors, embedding, atol=1e-5)
+        np.testing.assert_allclose(client.predict("logits", {"image_bytes": one})["logits"], logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_the_savedmodel_equals_jax(batch, images, pixels, expected, exported):
+    encoded = tf.constant(images[:batch])
+    answers = {
+        "embedding": exported["serving_default"](image_bytes=encoded)["embedding"],
+        "logits": exported["logits_pixels"](pixels=pixels[:batch])["logits"],
+        **exported["features"](pixels=pixels[:batch]),
+    }
+    assert set(answers) == {"embedding", "logits", "pooled", "tokens"}
+    for name, value in answers.items():
+        np.testing.assert_allclose(value, expected[name][:batch], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_the_savedmodels_texts_equal_jax(batch, network, exported):
+    ids = np.random.default_rng(0).integers(0, 258, (batch, 16)).astype(np.int32)
+    answer = exported["embed_text"](token_ids=ids)["embedding"]
+    np.testing.assert_allclose(answer, network.embed_text(jnp.asarray(ids))["embedding"], atol=1e-5)
+
+
+def test_the_official_stubs_get_the_same_vectors_as_our_client(images, served):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = served.model
+    request.model_spec.signature_name = "embed_image"
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(images[:8]))
+    with grpc.insecure_channel(served.address) as channel:
+        response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=30)
+    with Client(served.address, served.model) as client:
+        np.testing.assert_array_equal(
+            client.embed_images(images[:8]).vectors, tf.make_ndarray(response.outputs["embedding"])
+        )
+
+
+def test_more_images_than_a_request_takes_are_split_and_answered_in_order(images, expected, served):
+    with Client(served.address, served.model) as client:
+        vectors = client.embed_images(images * 5).vectors  # 45, and a request takes 8
+    np.testing.assert_allclose(vectors, np.tile(expected["embedding"], (5, 1)), atol=1e-5)
+
+
+def test_a_bad_image_is_named_and_harms_no_other(images, expected, served):
+    with_bad = [*images[:4], b"no image", *images[4:]]
+    with Client(served.address, served.model) as client:
+        found = client.embed_images(with_bad, on_error="skip")
+        assert [failure.index for failure in found.failures] == [4]
+        np.testing.assert_allclose(found.vectors, expected["embedding"], atol=1e-5)
+        with pytest.raises(VitError, match="image 4"):
+            client.embed_images(with_bad)
+
+
+def test_texts_go_through_the_served_tokenizer(network, tuned, served):
+    with Client(served.address, served.model) as client:
+        found = client.embed_texts(["the digit seven", "Zwei"])
+        ids = client.describe().tokenizer.encode(["the digit seven", "Zwei"])
+    np.testing.assert_allclose(found.vectors, network.embed_text(jnp.asarray(ids))["embedding"], atol=1e-5)
+    assert client.describe().tokenizer.to_json() == read_description(tuned).tokenizer
+
+
+def test_checkpoint_manifest_and_client_agree_on_the_space(network, tuned, exported, served):
+    description = read_description(tuned)
+    params = nnx.to_pure_dict(nnx.state(network))
+    mine = space_id(params, description.preprocess, description.config.image.pooling, description.tokenizer)
+    manifest = json.loads(exported["describe"]()["manifest"].numpy())
+    with Client(served.address, served.model) as client:
+        assert client.describe().manifest.space_id == manifest["space_id"] == mine
+
+
+def test_zero_shot_counts_what_jax_counts(digits, network, tuned, served, tmp_path, run_program):
+    """The program's predictions are those of the checkpoint, worked out here without the server."""
+    output = tmp_path / "report.json"
+    arguments = (digits / "heldout", "--templates", "digits", "--output", output, "--sheet", tmp_path / "sheet.png")
+    server = ("--address", served.address, "--model", served.model)
+    assert run_program(zero_shot.main, zero_shot.Arguments, *arguments, *server) == 0
+    report = json.loads(output.read_text())
+
+    description = read_description(tuned)
+    folder = read_folder(digits / "heldout")
+    pixels = np.concatenate(
+        list(image_batches([record.path for record in folder.records], description.preprocess, 100))
+    )
+    images = network.image(model.normalise(jnp.asarray(pixels), description.preprocess))["embedding"]
+    with Client(served.address, served.model) as client:
+        tokenizer = client.describe().tokenizer
+    texts = tokenizer.encode([f"an image of the handwritten number {name}." for name in folder.labels])
+    best = np.argmax(images @ network.embed_text(jnp.asarray(texts))["embedding"].T, axis=1)
+    top1 = np.mean([folder.labels[i] in record.labels for i, record in zip(best, folder.records, strict=True)])
+    assert report["zero_shot_top1"] == pytest.approx(top1, abs=0.011)  # one tie of 100 may fall to the other side
+    assert report["n"] == 100
+    assert report["chance"] == 0.1
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] > 200
