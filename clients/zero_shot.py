@@ -189,7 +189,7 @@ def show(predictions: Sequence[Prediction], report: dict[str, Any]) -> None:
     for prediction in predictions[:ROWS]:
         guesses = "  ".join(f"{name} {score:.3f}" for name, score in prediction.guesses)
         style = "red" if prediction.right is False else ""
-        cells = [str(prediction.record.path), guesses, *([", ".join(prediction.record.labels)] if report["n"] else [])]
+        cells = [prediction.record.name, guesses, *([", ".join(prediction.record.labels)] if report["n"] else [])]
         table.add_row(*(rich.text.Text(cell, style) for cell in cells))
     console.print(table)
     more = f"; the first {ROWS} are shown" if len(predictions) > ROWS else ""
