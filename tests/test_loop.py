@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.towers import BATCH, HEAD, PREPROCESS, SETTINGS, STEPS, random_batch, training
-from train.input import Order, index_batches
-from train.loop import Run, resume, train
+from train.input import index_batches
+from train.loop import Run, Task, train
 from train.optimizer import schedule
 from vit22b.checkpoint import Checkpoints, Description
 from vit22b.config import vit
@@ -24,37 +24,54 @@ LABELS = tuple(f"class {i}" for i in range(HEAD.classes))
 DESCRIPTION = Description(HEAD, PREPROCESS, LABELS)
 
 
-@pytest.fixture(scope="module")
-def go():
-    """Begins or continues the run of a work directory, as the programs do; returns its steps, saves and parameters.
-
-    `at_batch` and `at_save` are called with the number of a step as it is fed and as it is saved.
-    """
+def task(at_batch=lambda _: None, step_function=None, **changes):
+    """What the tests train: as the programs do, but from memory. `at_batch` is called with the step as it is fed."""
     setup = training()
     examples = [random_batch(seed) for seed in range(3)]
     pixels, targets = (np.concatenate([batch[key] for batch in examples]) for key in ("pixels", "targets"))
 
-    def call(workdir, at_batch=lambda _: None, at_save=lambda _: None, step_function=setup.step, **changes):
+    def batches(order):
+        for step, index in enumerate(index_batches(order), order.start + 1):
+            at_batch(step)
+            yield {"pixels": pixels[index], "targets": targets[index]}
+
+    return Task(
+        description=dataclasses.replace(DESCRIPTION, **changes),
+        target=setup.target,
+        locked={},
+        init=setup.start,
+        step=step_function or setup.step,
+        examples=len(pixels),
+        batches=batches,
+        learning_rate=schedule(SETTINGS, STEPS),
+    )
+
+
+@pytest.fixture(scope="module")
+def go():
+    """Begins or continues the run of a work directory; returns the steps that it fed and saved, and the last state.
+
+    `at_batch` and `at_save` are called with the number of a step as it is fed and as it is saved.
+    """
+
+    def call(workdir, at_batch=lambda _: None, at_save=lambda _: None, step_function=None, **changes):
         settings = {"steps": STEPS, "batch": BATCH, "seed": 5, "log_every": 1, "save_every": 3, "keep": 9} | changes
-        run = Run(workdir=workdir, **settings)
-        saved = []
-        with Checkpoints(workdir) as checkpoints:
-            start, state = resume(run, checkpoints, setup.target, DESCRIPTION) or (0, setup.start())
-            order = Order(len(pixels), run.batch, run.seed, start, run.steps)
+        fed, saved = [], []
 
-            def feed():
-                for step, index in enumerate(index_batches(order), start + 1):
-                    at_batch(step)
-                    yield {"pixels": pixels[index], "targets": targets[index]}
-
-            def save(step, state):
-                checkpoints.save(step, state.params, state.opt_state, {"step": step, "seed": run.seed}, DESCRIPTION)
+        class Recorded(Checkpoints):
+            def save(self, step, *state):
+                super().save(step, *state)
                 saved.append(step)
                 at_save(step)
 
-            rate = schedule(SETTINGS, STEPS)
-            state = train(run, start, state, step_function, feed(), save, setup.mesh, rate)
-        return start, saved, jax.tree.map(np.asarray, state)
+        def feed(step):
+            fed.append(step)
+            at_batch(step)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("train.loop.Checkpoints", Recorded)
+            state = train(task(feed, step_function), Run(workdir=workdir, **settings), training().mesh)
+        return fed[0] - 1, saved, jax.tree.map(np.asarray, state)
 
     return call
 
@@ -160,24 +177,31 @@ def test_a_number_that_is_none_stops_the_run_and_is_not_saved(go, tmp_path, name
 
 def test_a_run_with_other_settings_is_not_continued(uninterrupted, subtests):
     workdir, _, _, _ = uninterrupted
-    setup = training()
-    run = Run(steps=STEPS, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
+    mesh = training().mesh
+    run = Run(steps=STEPS + 1, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
     others = {
         "config: .*depth=2.* there, .*depth=12.* here": {"config": dataclasses.replace(HEAD, image=vit("Ti"))},
         "preprocess: .*resolution=28": {"preprocess": dataclasses.replace(PREPROCESS, resolution=32)},
         "labels: .*'class 9'.* there, .*'class x'.* here": {"labels": (*LABELS[:9], "class x")},
         "tokenizer: None there, '{}' here": {"tokenizer": "{}"},
     }
-    with Checkpoints(workdir) as checkpoints:
-        for message, changes in others.items():
-            with subtests.test(message), pytest.raises(ValueError, match=message) as raised:
-                resume(run, checkpoints, setup.target, dataclasses.replace(DESCRIPTION, **changes))
-            assert str(raised.value).startswith(f"{workdir} holds a run with other settings:")
-            assert str(raised.value).endswith("or give another --workdir")
-        with pytest.raises(ValueError, match="was trained with --seed 5, not 6; continue with that"):
-            resume(dataclasses.replace(run, seed=6), checkpoints, setup.target, DESCRIPTION)
-        step, _ = resume(run, checkpoints, setup.target, dataclasses.replace(DESCRIPTION, git_revision="another"))
-        assert step == STEPS
+    for message, changes in others.items():
+        with subtests.test(message), pytest.raises(ValueError, match=message) as raised:
+            train(task(**changes), run, mesh)
+        assert str(raised.value).startswith(f"{workdir} holds a run with other settings:")
+        assert str(raised.value).endswith("or give another --workdir")
+    for name, value in (("seed", 6), ("batch", 2 * BATCH)):
+        with pytest.raises(ValueError, match=f"{name}: {getattr(run, name)} there, {value} here"):
+            train(task(), dataclasses.replace(run, **{name: value}), mesh)
+    with pytest.raises(ValueError, match=r"examples: .* there, 1 here"):
+        train(dataclasses.replace(task(), examples=1), run, mesh)
+
+
+def test_a_run_that_is_at_its_end_says_so(uninterrupted):
+    workdir, _, _, _ = uninterrupted
+    run = Run(steps=STEPS, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
+    with pytest.raises(ValueError, match=f"has taken {STEPS} steps already; give more --steps"):
+        train(task(), run, training().mesh)
 
 
 @pytest.mark.parametrize("name", ["steps", "batch", "log_every", "save_every", "keep"])

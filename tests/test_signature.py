@@ -93,6 +93,8 @@ def test_the_fields_of_format_version_1_are_frozen():
 
 def test_a_reader_passes_over_a_field_that_it_does_not_know():
     values = json.loads(manifest().to_json()) | {"sunset": "2031-01-01", "flavours": [1, 2]}
+    values["config"]["image"]["registers"] = 4
+    values["preprocess"]["colour"] = "srgb"
     assert Manifest.from_json(json.dumps(values)) == manifest()
 
 

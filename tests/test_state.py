@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.towers import BATCH, HEAD, IMAGE, PREPROCESS, QUICK, random_batch, random_params, shapes, training
+from tests.towers import BATCH, HEAD, IMAGE, PREPROCESS, random_batch, random_params, shapes, training
 from train import optimizer
 from train.pretrain import sigmoid_loss
 from train.state import abstract_state, init_state
@@ -36,7 +36,7 @@ def gradient():
     """Loss, metrics and gradients of parameters."""
     loss = jax.value_and_grad(sigmoid_loss(model.abstract(HEAD)[0], PREPROCESS), has_aux=True)
     batch = jax.tree.map(jnp.asarray, random_batch())
-    compiled = jax.jit(loss).lower(random_params(HEAD), batch).compile(QUICK)
+    compiled = jax.jit(loss).lower(random_params(HEAD), batch).compile()
     return lambda params: compiled(params, batch)
 
 
@@ -52,7 +52,7 @@ def test_the_first_state_is_made_where_it_lies_and_is_the_same_on_every_mesh(fir
 
 
 def test_another_seed_is_another_model():
-    init = jax.jit(first_params).lower(jax.random.key(0)).compile(QUICK)
+    init = jax.jit(first_params).lower(jax.random.key(0)).compile()
     one, same, other = (init(jax.random.key(seed)) for seed in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert (one["image"]["position_embedding"] != other["image"]["position_embedding"]).mean() > 0.99

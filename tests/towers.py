@@ -26,8 +26,6 @@ PREPROCESS = Preprocess(IMAGE.resolution)
 
 BATCH, STEPS = 8, 6
 SETTINGS = optimizer.Optimizer(warmup=1, cooldown=2)
-# XLA's code for a CPU takes 20 s of it to make, and runs for milliseconds; without these it takes 3 s.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def random_params(config, seed=1):
@@ -74,7 +72,7 @@ def training(data=1, model_axis=1):
     target = abstract_state(lambda _: random_params(HEAD), update, mesh)
     step = make_step(sigmoid_loss(model.abstract(HEAD)[0], PREPROCESS), update, target)
     batch = jax.device_put(random_batch(), sharding.batch_sharding(mesh))
-    return Training(mesh, update, target, step.lower(target, batch).compile(QUICK))
+    return Training(mesh, update, target, step.lower(target, batch).compile())
 
 
 def places(tree):

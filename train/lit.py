@@ -22,11 +22,11 @@ import optax
 from flax import nnx
 
 from train.input import Order, index_batches
-from train.loop import Run, resume, train
+from train.loop import Run, Task, train
 from train.optimizer import Optimizer, make, schedule
-from train.state import Loss, TrainState, abstract_state, init_state, make_step
+from train.state import Loss, abstract_state, init_state, make_step
 from vit22b import model, program, sharding
-from vit22b.checkpoint import Checkpoints, Description, Trained, find_step, git_revision, load
+from vit22b.checkpoint import Description, Trained, find_step, git_revision, load
 from vit22b.config import text_tower
 from vit22b.folder import Folder, read_folder
 from vit22b.image import image_batches
@@ -109,31 +109,24 @@ def tune(settings: Settings) -> None:
         return {name: model.init(description.config, key)[name] for name in TRAINED}
 
     target = abstract_state(init, optimizer, mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, locked)
-    everything = target._replace(params={**sharding.with_shardings(locked, places), **target.params})
-    with Checkpoints(settings.workdir, settings.keep) as checkpoints:
-        resumed = resume(run, checkpoints, everything, description)
-        start, state = resumed or (0, init_state(init, optimizer, target, run.seed))
-        state = state._replace(params={name: state.params[name] for name in TRAINED})
+
+    def batches(order: Order) -> Iterator[dict[str, Any]]:
         print(f"embedding {len(captions):,} images once")
         images = embed_images(graph, {**shapes, **locked}, description, folder)
-        order = Order(len(captions), run.batch, run.seed, start, run.steps)
+        token_ids = tokenizer.encode(captions)
+        return ({"images": images[index], "token_ids": token_ids[index]} for index in index_batches(order))
 
-        def save(step: int, state: TrainState) -> None:
-            data = {"step": step, "seed": run.seed}
-            checkpoints.save(step, {**locked, **state.params}, state.opt_state, data, description)
-
-        train(
-            run,
-            start,
-            state,
-            make_step(contrastive_loss(graph, shapes), optimizer, target),
-            _batches(images, tokenizer.encode(captions), order),
-            save,
-            mesh,
-            schedule(settings.optimizer, settings.steps),
-        )
-    print(f"{settings.workdir}: step {run.steps} saved")
+    task = Task(
+        description=description,
+        target=target,
+        locked=locked,
+        init=lambda: init_state(init, optimizer, target, run.seed),
+        step=make_step(contrastive_loss(graph, shapes), optimizer, target),
+        examples=len(captions),
+        batches=batches,
+        learning_rate=schedule(settings.optimizer, run.steps),
+    )
+    train(task, run, mesh)
 
 
 def describe(checkpoint: Path, source: Trained, tokenizer: Tokenizer) -> Description:
@@ -165,12 +158,6 @@ def embed_images(
     tower = {"image": params["image"]}
     paths = [record.path for record in folder.records]
     return np.concatenate([embed(tower, pixels) for pixels in image_batches(paths, description.preprocess, batch)])
-
-
-def _batches(
-    images: npt.NDArray[np.float32], token_ids: npt.NDArray[np.int32], order: Order
-) -> Iterator[dict[str, Any]]:
-    return ({"images": images[index], "token_ids": token_ids[index]} for index in index_batches(order))
 
 
 def _captions(folder: Folder, path: Path) -> list[str]:

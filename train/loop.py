@@ -15,11 +15,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from train.input import Order
 from train.metrics import MetricsWriter
 from train.state import Metrics, Step, TrainState
 from vit22b.checkpoint import Checkpoints, Description, read_description
+from vit22b.model import Params
 from vit22b.program import Interrupted
-from vit22b.sharding import batch_sharding
+from vit22b.sharding import batch_sharding, with_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,65 +42,95 @@ class Run:
                 raise ValueError(f"--{name} is {getattr(self, name)}; expected 1 or more")
 
 
-def resume(
-    run: Run, checkpoints: Checkpoints, target: TrainState, description: Description
-) -> tuple[int, TrainState] | None:
-    """The latest checkpoint's step and state, or None where the work directory has none.
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a program trains; the loop does the rest.
+
+    Attributes:
+        description: becomes the checkpoints' model.json.
+        target: shapes and places of the trained state, as train.state.abstract_state gives them.
+        locked: parameters that are saved beside the trained ones and never change.
+        init: makes the first state.
+        step: takes one step (see train.state.make_step).
+        examples: how many there are.
+        batches: the batches of an order, from its start on.
+        learning_rate: of a step, for the log.
+    """
+
+    description: Description
+    target: TrainState
+    locked: Params
+    init: Callable[[], TrainState]
+    step: Step
+    examples: int
+    batches: Callable[[Order], Iterator[Mapping[str, Any]]]
+    learning_rate: Callable[[int], jax.Array]
+
+
+def train(task: Task, run: Run, mesh: Mesh) -> TrainState:
+    """Begins a run, or continues the one in the work directory, to its end.
+
+    Args:
+        task: what to train.
+        run: how long, and what is logged and saved when.
+        mesh: batches are split over its data axis.
+
+    Returns:
+        The last state.
 
     Raises:
-        ValueError: the checkpoint belongs to a run with other settings; the message names them.
+        ValueError: the work directory holds a run with other settings; the message names them.
+        Interrupted: on SIGTERM or SIGINT, once the state is saved.
+        FloatingPointError: the loss or the gradient is not finite; nothing is saved of that step.
     """
+    with Checkpoints(run.workdir, run.keep) as checkpoints:
+        start, state = _resume(task, run, checkpoints) or (0, task.init())
+        state = _steps(task, run, mesh, checkpoints, start, state)
+    print(f"{run.workdir}: step {run.steps} saved")
+    return state
+
+
+def _resume(task: Task, run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState] | None:
+    """The latest checkpoint's step and state, or None where the work directory has none."""
     step = checkpoints.latest()
     if step is None:
         return None
     saved = read_description(run.workdir)
     fields = [f.name for f in dataclasses.fields(Description) if f.name != "git_revision"]
-    differ = [name for name in fields if getattr(saved, name) != getattr(description, name)]
+    _same(run, {f: getattr(saved, f) for f in fields}, {f: getattr(task.description, f) for f in fields})
+    places = jax.tree.map(lambda leaf: leaf.sharding, task.locked)
+    everything = {**with_shardings(task.locked, places), **task.target.params}
+    params, opt_state, data = checkpoints.restore(step, everything, task.target.opt_state)
+    # The order of the input is a function of these: with another batch it would go on somewhere else.
+    _same(run, data, _position(task, run, data["step"]))
+    if step >= run.steps:
+        raise ValueError(f"{run.workdir} has taken {step} steps already; give more --steps, or another --workdir")
+    return step, TrainState({name: params[name] for name in task.target.params}, opt_state)
+
+
+def _position(task: Task, run: Run, step: int) -> dict[str, int]:
+    return {"step": step, "seed": run.seed, "batch": run.batch, "examples": task.examples}
+
+
+def _same(run: Run, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    differ = [name for name in here if there.get(name) != here[name]]
     if differ:
-        lines = [f"  {name}: {getattr(saved, name)!r} there, {getattr(description, name)!r} here" for name in differ]
+        lines = [f"  {name}: {there.get(name)!r} there, {here[name]!r} here" for name in differ]
         raise ValueError(
             f"{run.workdir} holds a run with other settings:\n" + "\n".join(lines) + "\n"
             "continue with the settings that it has, or give another --workdir"
         )
-    params, opt_state, data = checkpoints.restore(step, target.params, target.opt_state)
-    if data["seed"] != run.seed:
-        raise ValueError(f"{run.workdir} was trained with --seed {data['seed']}, not {run.seed}; continue with that")
-    return step, TrainState(params, opt_state)
 
 
-def train(
-    run: Run,
-    start: int,
-    state: TrainState,
-    step_function: Step,
-    batches: Iterator[Mapping[str, Any]],
-    save: Callable[[int, TrainState], None],
-    mesh: Mesh,
-    learning_rate: Callable[[int], jax.Array],
-) -> TrainState:
-    """Takes the steps start + 1 .. run.steps.
-
-    Args:
-        run: its length and what is logged and saved when.
-        start: steps that are behind already.
-        state: after them; consumed.
-        step_function: see train.state.make_step.
-        batches: from step start + 1 on.
-        save: writes a checkpoint; called every run.save_every steps, at the end, and on SIGTERM or SIGINT.
-        mesh: batches are split over its data axis.
-        learning_rate: of a step, for the log.
-
-    Raises:
-        Interrupted: on SIGTERM or SIGINT, once the state is saved.
-        FloatingPointError: the loss or the gradient is not finite; nothing is saved of that step.
-    """
+def _steps(task: Task, run: Run, mesh: Mesh, checkpoints: Checkpoints, start: int, state: TrainState) -> TrainState:
+    batches = task.batches(Order(task.examples, run.batch, run.seed, start, run.steps))
     place = batch_sharding(mesh)
     with MetricsWriter(run.workdir, run.workdir.name, start, run.steps) as writer, _StopSignal() as stop:
         clock = _Clock(run.batch)
         for step in range(start + 1, run.steps + 1):
             with clock.waiting():
                 batch = jax.device_put(next(batches), place)
-            state, metrics = step_function(state, batch)
+            state, metrics = task.step(state, batch)
             # One step at a time: fake CPU devices abort when several wait at a rendezvous.
             jax.block_until_ready(metrics["loss"])
             _check_finite(step, metrics)
@@ -107,9 +139,10 @@ def train(
             stopping = stop.requested  # read once: a signal from here on is the next step's
             last = step == run.steps or stopping
             if step % run.log_every == 0 or last:
-                _log(writer, step, metrics, learning_rate, clock)
+                _log(writer, step, metrics, task.learning_rate, clock)
             if step % run.save_every == 0 or last:
-                save(step, state)
+                params = {**task.locked, **state.params}
+                checkpoints.save(step, params, state.opt_state, _position(task, run, step), task.description)
             if stopping and step < run.steps:
                 raise Interrupted(f"stopped at step {step} of {run.steps}; the same command continues from there")
     return state

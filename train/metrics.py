@@ -4,7 +4,6 @@ Beside the train state on the walk image -> batch -> train state -> checkpoint -
 """
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -33,8 +32,7 @@ class MetricsWriter:
         _drop_after(self._path, start)
         self._file = self._path.open("a")
         self._summary = tf.summary.create_file_writer(str(workdir / "tensorboard"))
-        self._start, self._steps = start, steps
-        self._since = time.monotonic()
+        self._steps = steps
         columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}"))
         self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task(name, total=steps, completed=start, shown="")

