@@ -3,36 +3,12 @@ import json
 
 import pytest
 
+from tests.manifests import HEAD, PLAIN, ZERO_SHOT, manifest
 from vit22b import signature
-from vit22b.config import ModelConfig, Preprocess, text_tower, vit
+from vit22b.config import Preprocess
 from vit22b.signature import Manifest, Tensor, signatures
 
-MU = vit("mu")
-PLAIN = ModelConfig(MU)
-HEAD = ModelConfig(MU, classes=10)
-ZERO_SHOT = ModelConfig(MU, classes=10, text=text_tower(MU, vocabulary=300))
 ALWAYS = {"serving_default", "embed_image", "embed_image_each", "embed_pixels", "features", "describe"}
-
-
-def manifest(config=ZERO_SHOT, **changes):
-    values = {
-        "space_id": "0123456789abcdef",
-        "config": config,
-        "preprocess": Preprocess(28),
-        "labels": ("cat", "Straße"),
-        "signatures": tuple(signatures(config, Preprocess(28))),
-        "batch_sizes": (1, 2),
-        "batching": True,
-        "weights": "float32",
-        "platforms": ("cpu", "tpu"),
-        "step": 7,
-        "source": "params",
-        "versions": {"jax": "0.0"},
-        "xla_call_module_version": 10,
-        "exported_on": "2030-01-01",
-        "loads_until": "2030-06-30",
-    }
-    return Manifest(**values | changes)
 
 
 @pytest.mark.parametrize(

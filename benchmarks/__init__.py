@@ -1,0 +1,1 @@
+"""What measures and reports; see docs/reports.md."""
