@@ -22,8 +22,9 @@ setup: .venv/.installed ## make .venv with every pinned package
 DEMO := build/demo
 # What differs from the paper's settings, so that two cores learn 4,000 digits in minutes; see the README.
 PRETRAIN := --size mu --pooling mean --head_bias -2.2 --steps 500 --batch 64 --log_every 100 \
-  --optimizer adamw --peak 2e-3 --warmup 75 --cooldown 250 --min_area 0.7 --no_flip
+  --optimizer adamw --peak 3e-3 --warmup 150 --cooldown 250 --min_area 0.8 --no_flip
 LIT := --steps 100 --batch 128 --vocabulary 400 --log_every 25 --optimizer adamw --warmup 20 --cooldown 50
+EXPORT := --batch_sizes 1 8 32
 
 .PHONY: demo
 demo: setup ## train, export, serve and classify real images; writes build/demo/report.json and predictions.png
@@ -49,7 +50,7 @@ demo: setup ## train, export, serve and classify real images; writes build/demo/
 	$$python train/mnist.py --output $(DEMO)/digits
 	timed pretrain $$python train/pretrain.py --data $(DEMO)/digits/train --workdir $(DEMO)/pretrain $(PRETRAIN)
 	timed lit $$python train/lit.py --checkpoint $(DEMO)/pretrain --data $(DEMO)/digits/train --workdir $(DEMO)/lit $(LIT)
-	timed export $$python export/to_savedmodel.py --checkpoint $(DEMO)/lit --output $(DEMO)/models/digits
+	timed export $$python export/to_savedmodel.py --checkpoint $(DEMO)/lit --output $(DEMO)/models/digits $(EXPORT)
 	timed serve serve $$python serving/model_server.py --port=0 --bind_address=127.0.0.1 --check_golden \
 	  --model_name=digits --model_base_path=$$PWD/$(DEMO)/models/digits
 	timed embed $$python clients/embed.py $(DEMO)/digits/heldout --address $$address --model digits \
