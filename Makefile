@@ -23,7 +23,7 @@ DEMO := build/demo
 # What differs from the paper's settings, so that two cores learn 4,000 digits in minutes; see the README.
 PRETRAIN := --size mu --pooling mean --head_bias -2.2 --steps 500 --batch 64 --log_every 100 \
   --optimizer adamw --peak 3e-3 --warmup 150 --cooldown 250 --min_area 0.8 --no_flip
-LIT := --steps 100 --batch 128 --vocabulary 400 --log_every 25 --optimizer adamw --warmup 20 --cooldown 50
+LIT := --steps 60 --batch 128 --vocabulary 400 --log_every 20 --optimizer adamw --warmup 15 --cooldown 30
 EXPORT := --batch_sizes 1 8 32
 
 .PHONY: demo
