@@ -51,7 +51,7 @@ demo: setup ## train, export, serve and classify real images; writes build/demo/
 	timed pretrain $$python train/pretrain.py --data $(DEMO)/digits/train --workdir $(DEMO)/pretrain $(PRETRAIN)
 	timed lit $$python train/lit.py --checkpoint $(DEMO)/pretrain --data $(DEMO)/digits/train --workdir $(DEMO)/lit $(LIT)
 	timed export $$python export/to_savedmodel.py --checkpoint $(DEMO)/lit --output $(DEMO)/models/digits $(EXPORT)
-	timed serve serve $$python serving/model_server.py --port=0 --bind_address=127.0.0.1 --check_golden \
+	timed serve serve $$python serving/model_server.py --port=0 --bind_address=127.0.0.1 --check_golden --max_num_load_retries=0 \
 	  --model_name=digits --model_base_path=$$PWD/$(DEMO)/models/digits
 	timed embed $$python clients/embed.py $(DEMO)/digits/heldout --address $$address --model digits \
 	  --output $(DEMO)/heldout.npz

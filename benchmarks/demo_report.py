@@ -7,6 +7,7 @@ Its fields are listed in docs/reports.md. Every figure was written by the stage 
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,8 @@ class Settings:
 
     folder: Annotated[Path, tyro.conf.Positional]
     """What `make demo` wrote: stages.tsv, zero_shot.json, parity.json, models/digits/1/."""
+    least_top1: float = 0.9
+    """Exit with 1 where zero_shot_top1 is below this."""
 
 
 def gather(folder: Path) -> dict[str, Any]:
@@ -48,8 +51,8 @@ def gather(folder: Path) -> dict[str, Any]:
     }
 
 
-def main(settings: Settings) -> None:
-    """Writes report.json and prints the table."""
+def main(settings: Settings) -> int:
+    """Writes report.json and prints the table; the exit code."""
     report = gather(settings.folder)
     path = settings.folder / "report.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -62,6 +65,10 @@ def main(settings: Settings) -> None:
     print(f"zero-shot top-1 {top1:.1%} of {report['n']} held-out digits, chance {chance:.0%}")
     print(f"served against JAX: max abs error {report['max_abs_error_served_vs_jax']:.1e}")
     print(f"{path}, {settings.folder / 'predictions.png'}")
+    if top1 < settings.least_top1:
+        print(f"that is below {settings.least_top1:.0%}: something is wrong, training reaches more", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -11,17 +11,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import numpy.typing as npt
-from flax import nnx
 
-from vit22b import model, program
+from vit22b import program
 from vit22b.checkpoint import load
-from vit22b.image import image_batches
-from vit22b.space import space_id
-
-BATCH = 256
+from vit22b.embedder import embed_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +64,10 @@ def embed(checkpoint: Path, paths: list[Path], space: str) -> npt.NDArray[np.flo
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise ValueError(f"{len(missing)} of the images are gone, {missing[0]} is the first; run this where they are")
     trained = load(checkpoint)
-    description = trained.description
-    own = space_id(trained.params, description.preprocess, description.config.image.pooling, description.tokenizer)
+    own = trained.space_id
     if own != space:
         raise ValueError(f"the vectors lie in space {space}, the checkpoint {checkpoint} in {own}; name the other one")
-    graph, _ = model.abstract(description.config)
-
-    @jax.jit
-    def run(params: model.Params, pixels: jax.Array) -> jax.Array:
-        return nnx.merge(graph, params).image(model.normalise(pixels, description.preprocess))["embedding"]
-
-    return np.concatenate(
-        [run(trained.params, pixels) for pixels in image_batches(paths, description.preprocess, BATCH)]
-    )
+    return embed_files(trained, paths)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,10 @@ import jax
 import tensorflow as tf
 
 from export.serving_module import PLATFORMS, Batching, ServingModule
-from export.version_folder import choose_version, staged
+from export.version_folder import choose_version, sha256, staged
 from vit22b import program, signature
 from vit22b.checkpoint import Trained, git_revision, load
 from vit22b.signature import Manifest
-from vit22b.space import space_id
 
 # JAX promises to load an exported program for six months (docs.jax.dev, "Exporting and serialization").
 GUARANTEE = datetime.timedelta(days=180)
@@ -61,7 +60,7 @@ def export(settings: Settings) -> None:
 
     Raises:
         ValueError: no such checkpoint, a version that exists, or settings that do not fit.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or the version does not run here.
     """
     batching = Batching(
         settings.batching,
@@ -90,7 +89,7 @@ def make_manifest(trained: Trained, module: ServingModule, batching: Batching, p
     config, preprocess = description.config, description.preprocess
     today = datetime.date.today()
     return Manifest(
-        space_id=space_id(trained.params, preprocess, config.image.pooling, description.tokenizer),
+        space_id=trained.space_id,
         config=config,
         preprocess=preprocess,
         labels=description.labels,
@@ -119,8 +118,8 @@ def save(module: ServingModule, manifest: Manifest, tokenizer: str | None, folde
         options=tf.saved_model.SaveOptions(function_aliases=aliases),
     )
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-    hashes["tokenizer"] = hashlib.sha256((tokenizer or "").encode()).hexdigest()
+    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    hashes[signature.TOKENIZER] = hashlib.sha256((tokenizer or "").encode()).hexdigest()
     path = folder / signature.MANIFEST_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dataclasses.replace(manifest, hashes=hashes).to_json())
@@ -137,12 +136,7 @@ def _record(folder: Path, model_name: str) -> None:
         model_name,
     ]
     if subprocess.run(command, check=False).returncode:
-        raise ValueError("the version does not run on this machine (see above), so it was not written")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise ChildProcessError("the version does not run on this machine (see above), so it was not written")
 
 
 if __name__ == "__main__":

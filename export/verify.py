@@ -21,6 +21,7 @@ from rich.table import Table
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export import golden
+from export.version_folder import sha256
 from vit22b import program, signature
 from vit22b.difference import TOLERANCE, Difference, difference
 from vit22b.signature import Manifest
@@ -64,6 +65,7 @@ def verify(settings: Settings) -> int:
         golden.write(path, logs)
         print(f"recorded {len(logs)} golden answers")
         return 0
+    check_hashes(settings.version)
     rows = list(compare(signatures, golden.read(path), settings.tolerance))
     _print(rows, settings.tolerance)
     return 1 if any(row.difference.problem for row in rows) else 0
@@ -83,6 +85,21 @@ def load(version: Path) -> tuple[golden.Signatures, Manifest, str]:
     described = signatures[signature.DESCRIBE]()
     manifest = Manifest.from_json(described[signature.MANIFEST].numpy())
     return signatures, manifest, described[signature.TOKENIZER].numpy().decode()
+
+
+def check_hashes(version: Path) -> None:
+    """Compares the files of a version with the hashes in its manifest.
+
+    Raises:
+        ValueError: there is no manifest, or a file is missing or changed.
+    """
+    path = version / signature.MANIFEST_FILE
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: vit22b did not export this version, or a copy left it out")
+    for name, expected in Manifest.from_json(path.read_text()).hashes.items():
+        file = version / name
+        if name != signature.TOKENIZER and not (file.is_file() and sha256(file) == expected):
+            raise ValueError(f"{file} is {'changed' if file.exists() else 'missing'} since the export; copy it again")
 
 
 def compare(
@@ -117,4 +134,4 @@ def _print(rows: list[Row], tolerance: float) -> None:
 
 
 if __name__ == "__main__":
-    program.run(verify, Settings, __doc__)
+    program.run(verify, Settings, __doc__, failures=(tf.errors.OpError,))

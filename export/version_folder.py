@@ -4,6 +4,7 @@ Between SavedModel and server on the walk image -> batch -> train state -> check
 """
 
 import contextlib
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -49,3 +50,9 @@ def staged(model: Path, version: int) -> Iterator[Path]:
             raise ValueError(f"{model / str(version)} was written by somebody else meanwhile; export again") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as the manifest has it, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

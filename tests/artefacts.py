@@ -1,6 +1,7 @@
 """The walk's artefacts as fixtures, each made once a session by the program that users run."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -107,7 +108,9 @@ def served(repository: Path) -> Iterator[Served]:
         "--max_num_load_retries=0",
         "--check_golden",
     ]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # As users run it, without the flags by which the tests compile fast (see conftest.py).
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     lines = []
     for line in server.stderr:
         lines.append(line)

@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def test_the_report_holds_what_the_stages_found(folder, run_program, capsys):
-    assert run_program(demo_report.main, demo_report.Settings, folder) == 0
+    assert run_program(demo_report.main, demo_report.Settings, folder, "--least_top1", 0.5) == 0
     report = json.loads((folder / "report.json").read_text())
     assert report["zero_shot_top1"] == 0.5
     assert report["n"] == 4
@@ -30,6 +30,11 @@ def test_the_report_holds_what_the_stages_found(folder, run_program, capsys):
     assert report["stages"] == {"pretrain": 12.5, "lit": 3.0}
     assert report["model"]["space_id"] == manifest().space_id
     assert re.search(r"all +│ 15.5", capsys.readouterr().out)
+
+
+def test_a_demo_that_learnt_too_little_fails(folder, run_program, capsys):
+    assert run_program(demo_report.main, demo_report.Settings, folder) == 1
+    assert "below 90%" in capsys.readouterr().err
 
 
 def test_every_field_of_the_report_is_in_the_docs(folder):

@@ -33,7 +33,7 @@ def indices(**changes):
 
 
 def batches(folder, augment=AUGMENT, **changes):
-    return list(training_batches(folder, multi_hot(folder), PREPROCESS, augment, order(**changes)))
+    return list(training_batches(folder, PREPROCESS, augment, order(**changes)))
 
 
 @pytest.mark.parametrize("examples", [1, 2, 10, 37])
@@ -82,11 +82,11 @@ def test_a_run_that_starts_at_a_step_sees_what_the_uninterrupted_one_sees(folder
         np.testing.assert_array_equal(np.concatenate([batch[key] for batch in rest]), augmented[2][key])
 
 
-def test_a_batch_has_the_towers_pixels_and_the_targets_of_its_images(folder, plain):
+def test_a_batch_has_the_towers_pixels_and_the_targets_of_its_images(plain):
     for batch, place in zip(plain, indices(batch=10, steps=3).reshape(3, 10), strict=True):
         assert batch["pixels"].shape == (10, 28, 28, 3)
         assert batch["pixels"].dtype == np.uint8
-        np.testing.assert_array_equal(batch["targets"], multi_hot(folder)[place])
+        np.testing.assert_array_equal(batch["targets"], [[i < 4, i >= 4] for i in place])
 
 
 def test_without_augmentation_the_pixels_are_those_that_a_served_model_sees(folder, plain):
@@ -112,11 +112,23 @@ def test_half_of_the_images_are_mirrored_where_that_is_asked_for(folder, plain):
 def test_targets_are_1_where_a_record_has_the_label(tmp_path):
     labels = (("b",), (), ("c", "a"), ("a", "a"))
     records = tuple(Record(tmp_path / f"{i}.png", f"{i}.png", names) for i, names in enumerate(labels))
-    targets = multi_hot(Folder(records, ("a", "b", "c")))
+    targets = multi_hot(Folder(records, ("a", "b", "c")), np.array([2, 0, 1, 3]))
     assert targets.dtype == np.float32
-    np.testing.assert_array_equal(targets, [[0, 1, 0], [0, 0, 0], [1, 0, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(targets, [[1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 0, 0]])
 
 
-def test_images_without_labels_are_an_error_with_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match=r"no labels to train on; expected one sub-folder for each class, or a metad"):
-        multi_hot(Folder((Record(tmp_path / "a.png", "a.png"),), ()))
+@pytest.mark.parametrize(("content", "reason"), [(b"no image", "not an image: expected JPEG"), (None, "No such file")])
+def test_an_image_that_cannot_be_used_is_named_when_it_comes_up(folder, tmp_path, content, reason):
+    bad = tmp_path / "bad.png"
+    if content is not None:
+        bad.write_bytes(content)
+    records = (*folder.records[:9], Record(bad, "bad.png", ("dog",)))
+    feed = training_batches(Folder(records, folder.labels), PREPROCESS, AUGMENT, order(batch=5, steps=2))
+    with pytest.raises(ValueError, match=rf"bad\.png is not an image that can be used: .*{reason}.*; mend it, or"):
+        list(feed)
+
+
+@pytest.mark.parametrize("min_area", [0.0, -1.0, 1.5])
+def test_a_crop_that_cannot_be_is_an_error(min_area):
+    with pytest.raises(ValueError, match=f"--min_area is {min_area}; expected a share of the image in"):
+        Augment(min_area=min_area)

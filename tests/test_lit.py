@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from train import lit
+from vit22b import embedder
 from vit22b.checkpoint import load
 from vit22b.model import leaves
 from vit22b.space import space_id
@@ -46,14 +47,14 @@ def test_the_temperature_starts_at_ten_and_the_loss_falls(tuned):
 def test_training_reads_no_image_twice(pretrained, digits, tmp_path, monkeypatch):
     """Embeddings are computed once, beforehand: 6 epochs read as many files as there are images."""
     read = []
-    real = lit.image_batches
+    real = embedder.image_batches
 
     def counted(paths, preprocess, batch):
         for pixels in real(paths, preprocess, batch):
             read.append(len(pixels))
             yield pixels
 
-    monkeypatch.setattr(lit, "image_batches", counted)
+    monkeypatch.setattr(embedder, "image_batches", counted)
     settings = lit.Settings(
         checkpoint=pretrained, data=digits / "train", workdir=tmp_path, steps=6, batch=400, vocabulary=300
     )

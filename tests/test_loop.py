@@ -20,11 +20,12 @@ from vit22b.program import Interrupted
 RATES = ("images_per_second", "input_wait")  # what no two runs have in common
 
 
+RECIPE = {"optimizer": {"peak": 0.001}, "crops": (1, 2)}
 LABELS = tuple(f"class {i}" for i in range(HEAD.classes))
 DESCRIPTION = Description(HEAD, PREPROCESS, LABELS)
 
 
-def task(at_batch=lambda _: None, step_function=None, **changes):
+def task(at_batch=lambda _: None, step_function=None, recipe=None, **changes):
     """What the tests train: as the programs do, but from memory. `at_batch` is called with the step as it is fed."""
     setup = training()
     examples = [random_batch(seed) for seed in range(3)]
@@ -44,6 +45,7 @@ def task(at_batch=lambda _: None, step_function=None, **changes):
         examples=len(pixels),
         batches=batches,
         learning_rate=schedule(SETTINGS, STEPS),
+        recipe=RECIPE if recipe is None else recipe,
     )
 
 
@@ -71,7 +73,7 @@ def go():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("train.loop.Checkpoints", Recorded)
             state = train(task(feed, step_function), Run(workdir=workdir, **settings), training().mesh)
-        return fed[0] - 1, saved, jax.tree.map(np.asarray, state)
+        return fed[0] - 1 if fed else STEPS, saved, jax.tree.map(np.asarray, state)
 
     return call
 
@@ -197,9 +199,9 @@ def test_a_run_with_other_settings_is_not_continued(uninterrupted, subtests):
         train(dataclasses.replace(task(), examples=1), run, mesh)
 
 
-def test_a_run_that_is_at_its_end_says_so(uninterrupted):
+def test_a_run_that_is_beyond_its_end_says_so(uninterrupted):
     workdir, _, _, _ = uninterrupted
-    run = Run(steps=STEPS, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
+    run = Run(steps=STEPS - 1, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
     with pytest.raises(ValueError, match=f"has taken {STEPS} steps already; give more --steps"):
         train(task(), run, training().mesh)
 

@@ -124,6 +124,18 @@ def test_without_qk_normalisation_the_logits_have_no_bound(images):
     assert jnp.isfinite(tower(images)["pooled"]).all()
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 100.0])  # logits of 5 and of 50,000, which the paper saw without QK norm
+def test_attention_is_the_softmax_of_the_logits(dtype, scale):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 5, 3, 16)).astype(dtype) for i in range(3))
+    logits = block.attention_logits(scale * q, scale * k)
+    assert logits.dtype == jnp.float32
+    expected = jnp.einsum("BHNM,BMHK->BNHK", jax.nn.softmax(logits, axis=-1), v.astype(jnp.float32))
+    found = block.attend(scale * q, scale * k, v)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=1e-5 if dtype == jnp.float32 else 2e-2)
+
+
 def test_the_scan_over_layers_equals_a_loop(network):
     x = jax.random.normal(jax.random.key(6), (2, 5, 128))
     graph, state = nnx.split(network.image.blocks)

@@ -42,6 +42,7 @@ def test_the_loss_starts_at_its_prior_and_falls(pretrained):
         (["--size", "huge"], "unknown size 'huge'; expected one of mu, Ti, S"),
         (["--size", "mu", "--resolution", "30"], "resolution 30 is not a multiple of the patch 4; take 28 or 32"),
         (["--size", "mu", "--steps", "0"], "--steps is 0; expected 1 or more"),
+        (["--size", "mu", "--min_area", "0"], "--min_area is 0.0; expected a share"),
         (["--size", "mu", "--mesh_data", "16"], "a mesh of 16x1 needs 16 devices, there are 8"),
     ],
 )

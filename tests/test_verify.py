@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from export import golden, verify
-from vit22b.signature import WARMUP_FILE
+from vit22b.signature import MANIFEST_FILE, WARMUP_FILE
 
 
 @pytest.fixture
@@ -37,6 +37,9 @@ def test_another_answer_fails_and_is_named(copy, run_program, capsys):
         (lambda v: (v / WARMUP_FILE).unlink(), "has no golden requests; export the model again"),
         (lambda v: (v / WARMUP_FILE).write_bytes(b"junk"), "is damaged"),
         (lambda v: (v / "saved_model.pb").unlink(), "is no SavedModel version"),
+        (lambda v: (v / MANIFEST_FILE).unlink(), "vit22b.json is missing"),
+        (lambda v: (v / "fingerprint.pb").write_bytes(b"?"), "fingerprint.pb is changed since the export"),
+        (lambda v: (v / "fingerprint.pb").unlink(), "fingerprint.pb is missing since the export"),
     ],
 )
 def test_a_damaged_version_is_told_in_one_line(damage, message, copy, run_program, capsys):
@@ -53,3 +56,11 @@ def test_a_savedmodel_of_somebody_else_is_refused(tmp_path, run_program, capsys)
     tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.f)
     assert run_program(verify.verify, verify.Settings, tmp_path / "1") == 2
     assert "vit22b did not export it" in capsys.readouterr().err
+
+
+def test_variables_that_are_gone_are_told_in_one_line(copy, run_program, capsys):
+    shutil.rmtree(copy / "variables")
+    (copy / "variables").mkdir()
+    failures = (tf.errors.OpError,)
+    assert run_program(verify.verify, verify.Settings, copy, failures=failures) == 1
+    assert capsys.readouterr().err.startswith("error: ")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent import futures
 
 import grpc
 import jax
@@ -142,6 +143,24 @@ def test_a_bad_image_is_named_and_harms_no_other(images, expected, served):
         np.testing.assert_allclose(found.vectors, expected["embedding"], atol=1e-5)
         with pytest.raises(VitError, match="image 4"):
             client.embed_images(with_bad)
+
+
+def test_of_concurrent_requests_only_the_one_with_a_bad_image_fails(images, expected, served):
+    """They are joined to batches inside the graph; embed_image, which every server has, refuses the bad one by name."""
+
+    def ask(i):
+        with Client(served.address, served.model) as client:
+            image = b"no image" if i == 3 else images[i % 9]
+            return client.predict("embed_image", {"image_bytes": [image]})["embedding"][0]
+
+    with futures.ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(ask, i) for i in range(24)]
+    assert [i for i, answer in enumerate(answers) if answer.exception()] == [3]
+    with pytest.raises(VitError, match=r"rows \[0\] of 1 cannot be decoded"):
+        answers[3].result()
+    for i, answer in enumerate(answers):
+        if i != 3:
+            np.testing.assert_allclose(answer.result(), expected["embedding"][i % 9], atol=1e-5)
 
 
 def test_texts_go_through_the_served_tokenizer(network, tuned, served):

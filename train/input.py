@@ -29,6 +29,10 @@ class Augment:
     flip: bool = True
     """Whether half of the images are mirrored; not good for digits or text."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.min_area <= 1:
+            raise ValueError(f"--min_area is {self.min_area}; expected a share of the image in (0, 1]")
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -60,38 +64,38 @@ class Order:
         return tf.random.experimental.index_shuffle(place, seed=seed, max_index=self.examples - 1)
 
 
-def multi_hot(folder: Folder) -> npt.NDArray[np.float32]:
-    """Targets [n, Y]: 1 where a record has the label, in the order of folder.labels.
-
-    Raises:
-        ValueError: no record has a label.
-    """
-    if not folder.labels:
-        raise ValueError(
-            "the images have no labels to train on; expected one sub-folder for each class, or a metadata.jsonl with "
-            '"labels" on its lines'
-        )
+def multi_hot(folder: Folder, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Targets [B, Y] of some records: 1 where one has the label, in the order of folder.labels."""
     place = {label: i for i, label in enumerate(folder.labels)}
-    targets = np.zeros((len(folder.records), len(folder.labels)), np.float32)
-    for row, record in zip(targets, folder.records, strict=True):
-        row[[place[label] for label in record.labels]] = 1
+    targets = np.zeros((len(index), len(folder.labels)), np.float32)
+    for row, i in zip(targets, index, strict=True):
+        row[[place[label] for label in folder.records[i].labels]] = 1
     return targets
 
 
-def training_batches(
-    folder: Folder, targets: npt.NDArray[np.float32], preprocess: Preprocess, augment: Augment, order: Order
-) -> Iterator[Batch]:
-    """Batches from order.start on: pixels uint8 [B, R, R, 3], targets float32 [B, Y]."""
+def training_batches(folder: Folder, preprocess: Preprocess, augment: Augment, order: Order) -> Iterator[Batch]:
+    """Batches from order.start on: pixels uint8 [B, R, R, 3], targets float32 [B, Y].
+
+    Raises:
+        ValueError: an image that cannot be read or decoded comes up; the message names it.
+    """
     files = tf.constant([str(record.path) for record in folder.records])
 
-    def load(position: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def load(position: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         decoded = image.decode(tf.io.read_file(files[index]), preprocess.max_pixels)
         seed = tf.stack([tf.cast(order.seed, tf.int64), position])
-        pixels = image.random_crop(decoded, preprocess, seed, augment.min_area, augment.flip)
-        return {"pixels": pixels, "targets": tf.gather(targets, index)}
+        return index, image.random_crop(decoded, preprocess, seed, augment.min_area, augment.flip)
 
-    dataset = order.positions().map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _batches(dataset, order.batch)
+    batches = _batches(
+        order.positions().map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True), order.batch
+    )
+    for step in range(order.start, order.steps):
+        try:
+            index, pixels = next(batches)
+        except tf.errors.OpError as error:
+            (index,) = index_batches(dataclasses.replace(order, start=step, steps=step + 1))
+            raise ValueError(image.what_is_bad([folder.records[i].path for i in index], preprocess)) from error
+        yield {"pixels": pixels, "targets": multi_hot(folder, index)}
 
 
 def index_batches(order: Order) -> Iterator[npt.NDArray[np.int64]]:

@@ -16,21 +16,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import numpy.typing as npt
 import optax
 from flax import nnx
 
 from train.input import Order, index_batches
-from train.loop import Run, Task, train
+from train.loop import Run, Task, recipe, train
 from train.optimizer import Optimizer, make, schedule
 from train.state import Loss, abstract_state, init_state, make_step
 from vit22b import model, program, sharding
 from vit22b.checkpoint import Description, Trained, find_step, git_revision, load
 from vit22b.config import text_tower
+from vit22b.embedder import embed_files
 from vit22b.folder import Folder, read_folder
-from vit22b.image import image_batches
-from vit22b.space import space_id
 from vit22b.tokenizer import Tokenizer, train_tokenizer
 
 TRAINED = ("text", "logit_scale")
@@ -106,13 +103,14 @@ def tune(settings: Settings) -> None:
     graph, shapes = model.abstract(description.config)
 
     def init(key: jax.Array) -> model.Params:
-        return {name: model.init(description.config, key)[name] for name in TRAINED}
+        params = model.init(description.config, key)
+        return {name: params[name] for name in TRAINED}
 
     target = abstract_state(init, optimizer, mesh)
 
     def batches(order: Order) -> Iterator[dict[str, Any]]:
         print(f"embedding {len(captions):,} images once")
-        images = embed_images(graph, {**shapes, **locked}, description, folder)
+        images = embed_files(source, [record.path for record in folder.records])
         token_ids = tokenizer.encode(captions)
         return ({"images": images[index], "token_ids": token_ids[index]} for index in index_batches(order))
 
@@ -125,6 +123,7 @@ def tune(settings: Settings) -> None:
         examples=len(captions),
         batches=batches,
         learning_rate=schedule(settings.optimizer, run.steps),
+        recipe=recipe(settings),
     )
     train(task, run, mesh)
 
@@ -137,27 +136,9 @@ def describe(checkpoint: Path, source: Trained, tokenizer: Tokenizer) -> Descrip
         of_image,
         config=dataclasses.replace(config, text=text_tower(config.image, tokenizer.vocabulary, tokenizer.length)),
         tokenizer=tokenizer.to_json(),
-        source={
-            "checkpoint": f"{find_step(checkpoint)[0]}/checkpoints/{source.step}",
-            "space_id": space_id(source.params, of_image.preprocess, config.image.pooling, of_image.tokenizer),
-        },
+        source={"checkpoint": f"{find_step(checkpoint)[0]}/checkpoints/{source.step}", "space_id": source.space_id},
         git_revision=git_revision(),
     )
-
-
-def embed_images(
-    graph: nnx.GraphDef[model.Model], params: model.Params, description: Description, folder: Folder, batch: int = 256
-) -> npt.NDArray[np.float32]:
-    """Every image's embedding [n, D], computed once."""
-
-    @jax.jit
-    def embed(tower: model.Params, pixels: jax.Array) -> jax.Array:
-        network = nnx.merge(graph, {**params, **tower})
-        return network.image(model.normalise(pixels, description.preprocess))["embedding"]
-
-    tower = {"image": params["image"]}
-    paths = [record.path for record in folder.records]
-    return np.concatenate([embed(tower, pixels) for pixels in image_batches(paths, description.preprocess, batch)])
 
 
 def _captions(folder: Folder, path: Path) -> list[str]:

@@ -4,6 +4,8 @@ On the walk image -> batch -> train state -> checkpoint -> SavedModel -> server 
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 import signal
 import time
@@ -21,7 +23,7 @@ from train.state import Metrics, Step, TrainState
 from vit22b.checkpoint import Checkpoints, Description, read_description
 from vit22b.model import Params
 from vit22b.program import Interrupted
-from vit22b.sharding import batch_sharding, with_shardings
+from vit22b.sharding import DATA, batch_sharding, with_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Task:
         examples: how many there are.
         batches: the batches of an order, from its start on.
         learning_rate: of a step, for the log.
+        recipe: the program's other settings that decide what is learnt; a run is continued with the same ones.
     """
 
     description: Description
@@ -65,6 +68,17 @@ class Task:
     examples: int
     batches: Callable[[Order], Iterator[Mapping[str, Any]]]
     learning_rate: Callable[[int], jax.Array]
+    recipe: Mapping[str, Any]
+
+
+def recipe(settings: Any) -> dict[str, Any]:
+    """What a program's settings say of the training itself, as plain values.
+
+    Left out is how long it goes on, where it runs, what it writes when, and where the data lie: those may change when a
+    run is continued.
+    """
+    free = {"data", "checkpoint", "workdir", "steps", "mesh_data", "mesh_model", "log_every", "save_every", "keep"}
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
 
 
 def train(task: Task, run: Run, mesh: Mesh) -> TrainState:
@@ -83,9 +97,18 @@ def train(task: Task, run: Run, mesh: Mesh) -> TrainState:
         Interrupted: on SIGTERM or SIGINT, once the state is saved.
         FloatingPointError: the loss or the gradient is not finite; nothing is saved of that step.
     """
-    with Checkpoints(run.workdir, run.keep) as checkpoints:
+    if run.batch % mesh.shape[DATA]:
+        below = run.batch - run.batch % mesh.shape[DATA]
+        raise ValueError(
+            f"--batch {run.batch} does not divide over the {mesh.shape[DATA]} devices of the mesh axis {DATA!r}; "
+            f"take {below or mesh.shape[DATA]}"
+        )
+    with _StopSignal() as stop, Checkpoints(run.workdir, run.keep) as checkpoints:
         start, state = _resume(task, run, checkpoints) or (0, task.init())
-        state = _steps(task, run, mesh, checkpoints, start, state)
+        if start == run.steps:
+            print(f"{run.workdir}: all of the {run.steps} steps were taken before")
+            return state
+        state = _steps(task, run, mesh, checkpoints, start, state, stop)
     print(f"{run.workdir}: step {run.steps} saved")
     return state
 
@@ -96,36 +119,62 @@ def _resume(task: Task, run: Run, checkpoints: Checkpoints) -> tuple[int, TrainS
     if step is None:
         return None
     saved = read_description(run.workdir)
-    fields = [f.name for f in dataclasses.fields(Description) if f.name != "git_revision"]
-    _same(run, {f: getattr(saved, f) for f in fields}, {f: getattr(task.description, f) for f in fields})
+    _same(run, _identity(saved), _identity(task.description))
     places = jax.tree.map(lambda leaf: leaf.sharding, task.locked)
     everything = {**with_shardings(task.locked, places), **task.target.params}
     params, opt_state, data = checkpoints.restore(step, everything, task.target.opt_state)
-    # The order of the input is a function of these: with another batch it would go on somewhere else.
-    _same(run, data, _position(task, run, data["step"]))
-    if step >= run.steps:
+    here = _position(task, run, data["step"])
+    _same(run, data.pop("recipe", {}), here.pop("recipe"))
+    _same(run, data, here)
+    if step > run.steps:
         raise ValueError(f"{run.workdir} has taken {step} steps already; give more --steps, or another --workdir")
     return step, TrainState({name: params[name] for name in task.target.params}, opt_state)
 
 
-def _position(task: Task, run: Run, step: int) -> dict[str, int]:
-    return {"step": step, "seed": run.seed, "batch": run.batch, "examples": task.examples}
+def _identity(description: Description) -> dict[str, Any]:
+    """What of a description must not change in a run: not the revision of the code, nor where its source lies now."""
+    values = {field.name: getattr(description, field.name) for field in dataclasses.fields(description)}
+    values["source"] = description.source and description.source["space_id"]
+    del values["git_revision"]
+    return values
+
+
+def _position(task: Task, run: Run, step: int) -> dict[str, Any]:
+    """The item `data` of a checkpoint: where the input stands, and what its order is a function of."""
+    # As JSON gives it back: tuples are lists there.
+    plain = json.loads(json.dumps(dict(task.recipe)))
+    return {"step": step, "seed": run.seed, "batch": run.batch, "examples": task.examples, "recipe": plain}
 
 
 def _same(run: Run, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     differ = [name for name in here if there.get(name) != here[name]]
     if differ:
-        lines = [f"  {name}: {there.get(name)!r} there, {here[name]!r} here" for name in differ]
+        lines = [f"  {name}: {_short(there.get(name))} there, {_short(here[name])} here" for name in differ]
         raise ValueError(
             f"{run.workdir} holds a run with other settings:\n" + "\n".join(lines) + "\n"
             "continue with the settings that it has, or give another --workdir"
         )
 
 
-def _steps(task: Task, run: Run, mesh: Mesh, checkpoints: Checkpoints, start: int, state: TrainState) -> TrainState:
+def _short(value: Any) -> str:
+    """A value as a message shows it: a tokenizer or a list of classes by its beginning and a hash."""
+    text = repr(value)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return text if len(text) <= 300 else f"{text[:200]}... (sha256 {digest})"
+
+
+def _steps(
+    task: Task,
+    run: Run,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    start: int,
+    state: TrainState,
+    stop: "_StopSignal",
+) -> TrainState:
     batches = task.batches(Order(task.examples, run.batch, run.seed, start, run.steps))
     place = batch_sharding(mesh)
-    with MetricsWriter(run.workdir, run.workdir.name, start, run.steps) as writer, _StopSignal() as stop:
+    with MetricsWriter(run.workdir, run.workdir.name, start, run.steps) as writer:
         clock = _Clock(run.batch)
         for step in range(start + 1, run.steps + 1):
             with clock.waiting():

@@ -23,7 +23,7 @@ class MetricsWriter:
 
         Args:
             workdir: holds metrics.jsonl and the folder tensorboard/.
-            name: of the program, for the terminal.
+            name: of the run, for the terminal.
             start: steps that are behind already; what an interrupted run logged beyond them is dropped.
             steps: the run's length.
         """

@@ -17,8 +17,8 @@ import jax
 import optax
 from flax import nnx
 
-from train.input import Augment, multi_hot, training_batches
-from train.loop import Run, Task, train
+from train.input import Augment, training_batches
+from train.loop import Run, Task, recipe, train
 from train.optimizer import Optimizer, make, schedule
 from train.state import Loss, abstract_state, init_state, make_step
 from vit22b import model, program
@@ -82,7 +82,11 @@ def pretrain(settings: Settings) -> None:
     """Runs pretraining as the settings say; see train.loop.train for what it raises."""
     run = Run(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Run)})
     folder = read_folder(settings.data)
-    targets = multi_hot(folder)
+    if not folder.labels:
+        raise ValueError(
+            f"the images in {settings.data} have no labels to train on; expected one sub-folder for each class, or a "
+            'metadata.jsonl with "labels" on its lines'
+        )
     description = describe(settings, folder.labels)
     mesh = make_mesh(settings.mesh_data, settings.mesh_model)
     optimizer = make(settings.optimizer, settings.steps)
@@ -103,7 +107,8 @@ def pretrain(settings: Settings) -> None:
         init=lambda: init_state(init, optimizer, target, run.seed),
         step=make_step(sigmoid_loss(graph, description.preprocess), optimizer, target),
         examples=len(folder.records),
-        batches=lambda order: training_batches(folder, targets, description.preprocess, settings.augment, order),
+        batches=lambda order: training_batches(folder, description.preprocess, settings.augment, order),
+        recipe=recipe(settings),
         learning_rate=schedule(settings.optimizer, run.steps),
     )
     train(task, run, mesh)

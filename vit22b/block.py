@@ -84,8 +84,7 @@ def attend(
 ) -> Float[Array, "B N H K"]:
     """Attention of N queries over M keys, every head by itself.
 
-    The softmax is divided by its sum behind the matmul with the values, N x K divisions in place of N x M. On a CPU it
-    also keeps XLA from computing the exponentials inside that matmul, over and over.
+    The softmax is divided by its sum behind the matmul with the values, N x K divisions in place of N x M.
     """
     logits = attention_logits(q, k)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))

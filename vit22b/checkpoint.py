@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from vit22b.config import ModelConfig, Preprocess, from_fields
 from vit22b.model import Params, abstract
 from vit22b.sharding import param_shardings, with_shardings
+from vit22b.space import space_id
 
 FOLDER = "checkpoints"
 # One chunk of a leaf on disk. Orbax's own choice is the whole leaf, all L layers, which no reader can take in slices.
@@ -72,9 +73,12 @@ class Description:
 
 
 def git_revision() -> str | None:
-    """The revision of this code where it lies in a git checkout, else None."""
+    """The revision of this code, with "-dirty" behind it where files were changed; None outside its git checkout."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # an installed package may lie in the checkout of something else
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -249,6 +253,12 @@ class Trained:
     description: Description
     step: int
     params: Params
+
+    @property
+    def space_id(self) -> str:
+        """The name of the space that it embeds in; reads every parameter of the towers."""
+        of = self.description
+        return space_id(self.params, of.preprocess, of.config.image.pooling, of.tokenizer)
 
 
 def load(path: Path | str, mesh: Mesh | None = None) -> Trained:

@@ -120,7 +120,7 @@ def image_batches(paths: Sequence[Path], preprocess: Preprocess, batch: int) -> 
         uint8 [batch, r, r, 3].
 
     Raises:
-        tf.errors.InvalidArgumentError: when a file is reached that cannot be decoded.
+        ValueError: a file is reached that cannot be read or decoded; the message names it.
     """
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     decoded = files.map(
@@ -128,7 +128,21 @@ def image_batches(paths: Sequence[Path], preprocess: Preprocess, batch: int) -> 
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    return decoded.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    try:
+        yield from decoded.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise ValueError(what_is_bad(paths, preprocess)) from error
+
+
+def what_is_bad(paths: Sequence[Path], preprocess: Preprocess) -> str:
+    """The first of some files that cannot be read or decoded, and why; a pipeline's own error does not name it."""
+    for path in paths:
+        try:
+            preprocess_bytes(tf.io.read_file(str(path)), preprocess)
+        except tf.errors.OpError as error:
+            reason = error.message.replace("\n", " ")
+            return f"{path} is not an image that can be used: {reason}; mend it, or take it out of the folder"
+    return "an image could not be read, and now all of them can; try again"
 
 
 def random_crop(image: tf.Tensor, preprocess: Preprocess, seed: tf.Tensor, min_area: float, flip: bool) -> tf.Tensor:

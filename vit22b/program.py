@@ -1,7 +1,8 @@
 """How a program starts and fails: a command line from a dataclass, an error in one line.
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client; the programs on it run
-through here. Exit codes: 0 done, 1 failed, 2 what the user gave is wrong, 143 told to stop, with the work saved.
+through here. Exit codes: 0 done, 1 failed, 2 what the user gave is wrong, 130 interrupted, 143 told to stop with the
+work saved.
 """
 
 import sys
@@ -46,6 +47,9 @@ def run(
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         code = 143
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
     except told as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1

@@ -30,13 +30,14 @@ def space_id(
 
     Args:
         params: a model's tree; the towers count, a head or a temperature does not. Leaves are read one at a time.
-        preprocess: of the images.
+        preprocess: of the images, without its cap of pixels: that decides what is refused, and not what a vector is.
         pooling: of the image tower.
         tokenizer: tokenizer.json of a zero-shot model.
         weights: dtype that the weights are used in; a model in bfloat16 embeds in another space.
     """
     digest = hashlib.sha256()
-    recipe = [dataclasses.asdict(preprocess), pooling, tokenizer, weights]
+    pixels = {name: value for name, value in dataclasses.asdict(preprocess).items() if name != "max_pixels"}
+    recipe = [pixels, pooling, tokenizer, weights]
     digest.update(json.dumps(recipe, sort_keys=True).encode())
     for name, leaf in sorted(leaves({k: params[k] for k in _TOWERS if k in params}).items()):
         digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}".encode())

@@ -1,0 +1,84 @@
+"""What the exported graph is made of; that it computes what JAX does is shown in test_walk.py."""
+
+import concurrent.futures
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export.serving_module import Batching, ServingModule
+from tests.towers import PREPROCESS, ZERO_SHOT, random_params
+from vit22b.checkpoint import Description
+from vit22b.model import parameter_count
+
+DESCRIPTION = Description(ZERO_SHOT, PREPROCESS, tokenizer="{}")
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return ServingModule(DESCRIPTION, random_params(ZERO_SHOT), Batching("none"), ("cpu",))
+
+
+@pytest.fixture(scope="module")
+def batching():
+    wait = Batching(sizes=(1, 4), timeout_micros=300_000)
+    return ServingModule(DESCRIPTION, random_params(ZERO_SHOT), wait, ("cpu",))
+
+
+def nodes(module, tower="embed"):
+    graph = module.towers[tower].get_concrete_function().graph.as_graph_def()
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
+def test_without_batching_any_size_runs_by_itself(plain):
+    assert not [n for n in nodes(plain) if n.op == "BatchFunction"]
+    assert plain.towers["embed"](PIXELS)["embedding"].shape == (5, 128)
+
+
+def test_the_batching_op_has_the_sizes_and_the_wait_that_were_asked_for(batching):
+    (op,) = [n for n in nodes(batching) if n.op == "BatchFunction"]
+    assert list(op.attr["allowed_batch_sizes"].list.i) == [1, 4]
+    assert op.attr["max_batch_size"].i == 4
+    assert op.attr["batch_timeout_micros"].i == 300_000
+    assert op.attr["max_enqueued_batches"].i == Batching.queue
+
+
+def test_towers_have_queues_of_their_own(batching):
+    """Two of one name would share a queue, and run each other's function."""
+    names = [
+        n.attr["shared_name"].s for tower in batching.towers for n in nodes(batching, tower) if n.op == "BatchFunction"
+    ]
+    assert len(set(names)) == len(names) == 4
+
+
+def test_a_request_larger_than_the_largest_size_is_refused(batching):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Task size 5 is larger than maximum input batch size 4"):
+        batching.towers["embed"](PIXELS)
+
+
+def test_concurrent_requests_are_joined_and_each_gets_its_own_answer(batching, plain):
+    expected = plain.towers["embed"](PIXELS)["embedding"].numpy()
+    batching.towers["embed"](PIXELS[:4])  # compiles
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda i: batching.towers["embed"](PIXELS[i : i + 1])["embedding"].numpy(), range(4)))
+    np.testing.assert_allclose(np.concatenate(answers), expected[:4], atol=1e-5)
+
+
+def test_weights_are_no_constants(plain):
+    """The largest node is the lowered program, which is smaller than any kernel of the tower."""
+    largest = max(node.ByteSize() for node in nodes(plain))
+    assert largest < 4 * 128 * 512 < 4 * parameter_count(random_params(ZERO_SHOT))
+
+
+def test_the_signatures_answer_the_manifest_they_were_given(plain):
+    table = plain.signatures('{"a": 1}')
+    described = table["describe"]()
+    assert described["manifest"].numpy() == b'{"a": 1}'
+    assert described["tokenizer"].numpy() == b"{}"
+
+
+@pytest.mark.parametrize("sizes", [(), (0, 1), (2, 1), (1, 1)])
+def test_sizes_that_cannot_be_are_an_error(sizes):
+    with pytest.raises(ValueError, match="expected ascending numbers from 1"):
+        Batching(sizes=sizes)

@@ -1,0 +1,44 @@
+"""Embeds image files with a trained model, in JAX.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client, straight from files and
+checkpoint to vectors: what locked-image tuning learns from, and what served vectors are compared with.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from flax import nnx
+
+from vit22b.checkpoint import Trained
+from vit22b.image import image_batches
+from vit22b.model import Params, abstract, normalise
+
+BATCH = 256
+
+
+def embed_files(trained: Trained, paths: Sequence[Path], batch: int = BATCH) -> npt.NDArray[np.float32]:
+    """The embedding of every image, in order.
+
+    Args:
+        trained: the model; only its image tower runs.
+        paths: n image files.
+        batch: how many are computed at once.
+
+    Returns:
+        float32 [n, D], rows of unit length.
+
+    Raises:
+        ValueError: a file that cannot be read or decoded; the message names it.
+    """
+    graph, shapes = abstract(trained.description.config)
+
+    @jax.jit
+    def embed(tower: Params, pixels: jax.Array) -> jax.Array:
+        network = nnx.merge(graph, {**shapes, "image": tower})
+        return network.image(normalise(pixels, trained.description.preprocess))["embedding"]
+
+    batches = image_batches(paths, trained.description.preprocess, batch)
+    return np.concatenate([np.asarray(embed(trained.params["image"], pixels)) for pixels in batches])
