@@ -1,12 +1,13 @@
-"""What the client programs share: which server, and which images.
+"""What the client programs share: which server, which images, and files that are written whole.
 
 Between the command line and vit22b.client, the last step of the walk.
 """
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from vit22b.client import Client
 from vit22b.errors import Failure
@@ -58,6 +59,17 @@ def check_output(path: Path | None, suffix: str) -> None:
         raise ValueError(f"the output is {path}; expected a name that ends in {suffix}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.parent} to write {path.name} to; make it first")
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Lets `write` fill a file; it is there as a whole or, if that fails, as it was before."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def report_failures(failures: Sequence[Failure]) -> None:

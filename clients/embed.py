@@ -19,7 +19,7 @@ import rich.console
 import rich.table
 import tyro
 
-from clients.arguments import Server, check_output, find_images, report_failures
+from clients.arguments import Server, check_output, find_images, report_failures, write_whole
 from vit22b import program
 from vit22b.embeddings import Embeddings
 from vit22b.errors import VitError
@@ -65,17 +65,10 @@ def main(arguments: Arguments) -> int:
 
 
 def write(found: Embeddings, path: Path) -> None:
-    """Writes vectors, names, space_id and version; the file is there as a whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            vectors=found.vectors,
-            names=np.array(found.names, str),
-            space_id=found.space_id,
-            version=found.version,
-        )
-    partial.replace(path)
+    """Writes vectors, names, space_id and version."""
+    names = np.array(found.names, str)
+    arrays = {"vectors": found.vectors, "names": names, "space_id": found.space_id, "version": found.version}
+    write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def document(found: Embeddings, *, vectors: bool) -> dict[str, Any]:

@@ -15,6 +15,8 @@ MARGIN = 12
 LINE = 16
 FRAME = 3
 TILE = PICTURE + 2 * FRAME
+# Pillow has no class of its own for a damaged file.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 PAPER, INK, FAINT, WRONG = "#ffffff", "#1f2933", "#d5dbe1", "#d0021b"
 
 
@@ -57,10 +59,7 @@ def draw(tiles: Sequence[Tile], title: str, columns: int = 10) -> Image.Image:
         columns: tiles in a row.
 
     Returns:
-        An RGB image.
-
-    Raises:
-        OSError: a file that Pillow cannot read.
+        An RGB image. The picture of a file that Pillow cannot read stays empty: the model's decoder may know more.
     """
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
@@ -91,9 +90,12 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, x: int,
 
 
 def _picture(path: Path) -> Image.Image:
-    with Image.open(path) as file:
-        # Transparent images are shown as the model sees them, on white.
-        image = ImageOps.exif_transpose(file).convert("RGBA")
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGBA")
+    except _UNREADABLE:
+        return Image.new("RGB", (PICTURE, PICTURE), PAPER)
+    # Transparent images are shown as the model sees them, on white.
     white = Image.new("RGBA", image.size, "white")
     scale = PICTURE / max(image.size)
     # Small images keep their pixels visible; large ones are smoothed.

@@ -19,7 +19,7 @@ import rich.table
 import tyro
 from PIL import Image
 
-from clients.arguments import Server, check_output, find_images, report_failures
+from clients.arguments import Server, check_output, find_images, report_failures, write_whole
 from clients.sheet import Tile, choose, draw
 from vit22b import program
 from vit22b.client import Classification
@@ -84,14 +84,16 @@ def main(arguments: Arguments) -> int:
     predictions = predict(records, found, arguments.top)
     report = document(found, predictions, arguments.templates)
     if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    if arguments.sheet and predictions:
-        draw_sheet(predictions, summary(report)).save(arguments.sheet)
+        text = json.dumps(report, indent=2) + "\n"
+        write_whole(arguments.output, lambda file: file.write(text.encode()))
     if arguments.json:
         print(json.dumps(report))
     else:
         show(predictions, report)
     report_failures(found.images.failures)
+    if arguments.sheet and predictions:
+        sheet = draw_sheet(predictions, summary(report))
+        write_whole(arguments.sheet, lambda file: sheet.save(file, "PNG"))
     return 1 if found.images.failures else 0
 
 

@@ -51,8 +51,7 @@ def parse(arguments: Sequence[str]) -> Flags:
 
     Raises:
         SystemExit: a flag that is not known (the message has the nearest name), a value that does not fit, or --help.
-        The code
-            is 2 for the first two, 0 for --help.
+            The code is 2 for the first two, 0 for --help.
     """
     parser = _parser()
     values, unknown = parser.parse_known_args(arguments)

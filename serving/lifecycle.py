@@ -1,6 +1,6 @@
 """Which versions of which models answer, and how one takes the other's place.
 
-The heart of the server: repository.py says which versions there should be, services.py asks for one to run a request
+The heart of the server: repository.py says which versions there should be, answers.py asks for one to run a request
 on, and this module loads the new before it unloads the old, keeps a version until its requests have ended, and
 remembers what became of each. One thread calls `aspire`; any number call the rest.
 """
@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from serving.repository import Versions
+from serving.saved_model import file_error
 from serving.servable import Servable
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,11 @@ Load = Callable[[str, int, Path], Servable]
 
 @dataclasses.dataclass(frozen=True)
 class Retries:
-    """How often a load that failed is tried again, and after how many seconds."""
+    """How often a load that failed is tried again, after how many seconds, and after which errors it never is."""
 
     count: int = 5
     interval: float = 60.0
+    vain: tuple[type[tf.errors.OpError], ...] = ()
 
 
 @dataclasses.dataclass
@@ -55,7 +57,7 @@ class Lifecycle:
         """No versions yet.
 
         Args:
-            load: makes a version ready to answer, warm-up and all, or raises tf.errors.OpError.
+            load: makes a version ready to answer, warm-up and all. Whatever it raises is that version's failure alone.
             retries: what to do when it raises.
             stop: ends every wait within `aspire`, so that a server that goes down waits for no retry.
         """
@@ -158,13 +160,26 @@ class Lifecycle:
         tries = 1 + max(0, self._retries.count)
         for attempt in range(1, tries + 1):
             try:
-                return self._load(version.name, version.number, path)
+                return self._load_once(version, path)
             except tf.errors.OpError as error:
                 logger.error("Loading servable: %s failed: %s", version, status_text(error))
-                if attempt == tries or self._stop.wait(self._retries.interval):
+                last = attempt == tries or isinstance(error, self._retries.vain)
+                if last or self._stop.wait(self._retries.interval):
                     raise
                 logger.info("Retrying of loading servable: %s, retry %d of %d", version, attempt, tries - 1)
         raise AssertionError("the last attempt returns or raises")
+
+    def _load_once(self, version: _Version, path: Path) -> Servable:
+        """One attempt; whatever goes wrong becomes a status, so that it cannot end the thread that calls `aspire`."""
+        try:
+            return self._load(version.name, version.number, path)
+        except tf.errors.OpError:
+            raise
+        except OSError as error:
+            raise file_error(error) from error
+        except Exception as error:
+            logger.exception("Loading servable: %s: a defect of the server", version)
+            raise tf.errors.InternalError(None, None, f"{type(error).__name__}: {error}") from error
 
     def _take_down(self, version: _Version) -> None:
         logger.info("Quiescing servable version %s", version)

@@ -11,6 +11,7 @@ requests that are under way. A second SIGTERM ends it at once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -150,17 +151,18 @@ def _lifecycle(options: flags.Flags, stop: threading.Event) -> Lifecycle:
     )
 
     def load(name: str, version: int, path: Path) -> Servable:
-        loaded = servable.Servable.load(name, version, path, how)
-        try:
+        with contextlib.ExitStack() as undo:
+            loaded = servable.Servable.load(name, version, path, how)
+            undo.callback(loaded.close)
             saved_model.warn_of_expiry(path)
             if options.enable_model_warmup:
                 warmup.warm_up(loaded, path, check_golden=options.check_golden)
-        except tf.errors.OpError:
-            loaded.close()
-            raise
+            undo.pop_all()
         return loaded
 
-    retries = lifecycle.Retries(options.max_num_load_retries, options.load_retry_interval_micros / 1e6)
+    retries = lifecycle.Retries(
+        options.max_num_load_retries, options.load_retry_interval_micros / 1e6, vain=(warmup.GoldenError,)
+    )
     return lifecycle.Lifecycle(load, retries, stop)
 
 

@@ -32,8 +32,7 @@ class Runtime:
             graph_def: the graph.
             config: threads and devices.
             producer_op_list: the operations as the graph's producer knew them, so that an attribute that is newer than
-            this
-                runtime is dropped where it has its default.
+                this runtime is dropped where it has its default.
 
         Raises:
             tf.errors.OpError: the runtime cannot take the graph, for instance because it has an unknown operation.

@@ -4,6 +4,7 @@ The hop SavedModel -> server, in the steps and with the error texts of TensorFlo
 uses.
 """
 
+import contextlib
 import datetime
 import logging
 from pathlib import Path
@@ -29,7 +30,7 @@ def read_meta_graph(path: Path, tags: frozenset[str]) -> meta_graph_pb2.MetaGrap
     Raises:
         tf.errors.NotFoundError: no SavedModel there, or none with these tags.
         tf.errors.DataLossError: saved_model.pb is damaged.
-        tf.errors.FailedPreconditionError: saved_model.pb cannot be read.
+        tf.errors.OpError: saved_model.pb cannot be read; see file_error.
     """
     file = path / "saved_model.pb"
     if not file.exists():
@@ -41,7 +42,7 @@ def read_meta_graph(path: Path, tags: frozenset[str]) -> meta_graph_pb2.MetaGrap
     except DecodeError as error:
         raise tf.errors.DataLossError(None, None, f"Can't parse {file} as binary proto") from error
     except OSError as error:
-        raise tf.errors.FailedPreconditionError(None, None, f"{file}; {error.strerror}") from error
+        raise file_error(error) from error
     for meta_graph in model.meta_graphs:
         if set(meta_graph.meta_info_def.tags) == tags:
             return meta_graph
@@ -65,16 +66,15 @@ def restore(path: Path, meta_graph: meta_graph_pb2.MetaGraphDef, config: config_
     assets = {asset.tensor_info.name: _string(path / "assets" / asset.filename) for asset in meta_graph.asset_file_def}
     saver = meta_graph.saver_def
     variables = path / "variables" / "variables"
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(runtime.close)
         if saver.restore_op_name and variables.with_suffix(".index").exists():
             runtime.run({saver.filename_tensor_name: _string(variables), **assets}, [], [saver.restore_op_name])
         else:
             logger.info("The specified SavedModel has no variables; no checkpoints were restored: %s", path)
         if init_op := _init_op(meta_graph):
             runtime.run(assets, [], [init_op])
-    except tf.errors.OpError:
-        runtime.close()
-        raise
+        undo.pop_all()
     return runtime
 
 
@@ -84,10 +84,10 @@ def warn_of_expiry(path: Path) -> None:
     The date is in the manifest that our exporter writes. A version without a manifest is somebody else's, and fine.
     """
     file = path / MANIFEST_FILE
-    if not file.exists():
-        return
     try:
         loads_until = datetime.date.fromisoformat(Manifest.from_json(file.read_bytes()).loads_until)
+    except FileNotFoundError:
+        return
     except (ValueError, OSError) as error:
         logger.warning("Cannot read the manifest %s: %s", file, error)
         return
@@ -99,6 +99,18 @@ def warn_of_expiry(path: Path) -> None:
             loads_until,
             path.parent,
         )
+
+
+def file_error(error: OSError) -> tf.errors.OpError:
+    """What the file system says, as the status that TensorFlow makes of it."""
+    kinds = {
+        PermissionError: tf.errors.PermissionDeniedError,
+        FileNotFoundError: tf.errors.NotFoundError,
+        IsADirectoryError: tf.errors.FailedPreconditionError,
+        NotADirectoryError: tf.errors.FailedPreconditionError,
+    }
+    kind = kinds.get(type(error), tf.errors.UnknownError)
+    return kind(None, None, f"{error.filename}; {error.strerror}" if error.filename else str(error))
 
 
 def _init_op(meta_graph: meta_graph_pb2.MetaGraphDef) -> str | None:

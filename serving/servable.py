@@ -1,6 +1,6 @@
 """One loaded version of a model: its signatures, and Predict.
 
-The middle of the server: what lifecycle.py loads and unloads, and what services.py runs a request on. Everything here
+The middle of the server: what lifecycle.py loads and unloads, and what answers.py runs a request on. Everything here
 is checked in the order, and answered with the texts, of TensorFlow Serving.
 """
 

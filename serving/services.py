@@ -1,6 +1,6 @@
-"""The gRPC services: what a request on the wire asks of the versions that are loaded.
+"""The gRPC services: bytes from the wire to answers.py, its answers and errors back to the wire.
 
-The last module of the server on the way SavedModel -> server -> client: method names, codes and texts are TensorFlow
+The last module of the server on the way SavedModel -> server -> client: method names and statuses are TensorFlow
 Serving's.
 """
 
@@ -13,8 +13,9 @@ import grpc
 import tensorflow as tf
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
+from serving.answers import Answers
 from serving.lifecycle import Lifecycle
 
 MAX_MESSAGE_LENGTH = 2**31 - 1
@@ -31,16 +32,16 @@ class Services(grpc.GenericRpcHandler):
 
     def __init__(self, lifecycle: Lifecycle, max_calls: int):
         """Serves what the lifecycle has loaded, to `max_calls` callers at once."""
-        self._lifecycle = lifecycle
         self._free = threading.BoundedSemaphore(max_calls)
+        answers = Answers(lifecycle)
         # A method that is not here is UNIMPLEMENTED, like those of a service that is not.
         self._methods = {
-            "/tensorflow.serving.PredictionService/Predict": self._handler(self.predict, predict_pb2.PredictRequest),
+            "/tensorflow.serving.PredictionService/Predict": self._handler(answers.predict, predict_pb2.PredictRequest),
             "/tensorflow.serving.PredictionService/GetModelMetadata": self._handler(
-                self.get_model_metadata, get_model_metadata_pb2.GetModelMetadataRequest
+                _at_once(answers.get_model_metadata), get_model_metadata_pb2.GetModelMetadataRequest
             ),
             "/tensorflow.serving.ModelService/GetModelStatus": self._handler(
-                self.get_model_status, get_model_status_pb2.GetModelStatusRequest
+                _at_once(answers.get_model_status), get_model_status_pb2.GetModelStatusRequest
             ),
         }
 
@@ -48,44 +49,6 @@ class Services(grpc.GenericRpcHandler):
         """The handler of a method; gRPC asks this service last."""
         unknown = grpc.stream_stream_rpc_method_handler(_unimplemented)
         return self._methods.get(handler_call_details.method, unknown)
-
-    def predict(self, request: predict_pb2.PredictRequest, timeout: float | None) -> predict_pb2.PredictResponse:
-        """Predict: runs a signature, for as long as the call's deadline leaves."""
-        with self._lifecycle.lease(*_model(request)) as servable:
-            return servable.predict(request, timeout)
-
-    def get_model_metadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, _timeout: float | None
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """GetModelMetadata: the signatures of a version."""
-        _require_spec(request)
-        if not request.metadata_field:
-            raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for field in request.metadata_field:
-            if field != "signature_def":
-                raise _invalid(f"Metadata field {field} is not supported")
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._lifecycle.lease(*_model(request)) as servable:
-            response.model_spec.name = servable.name
-            response.model_spec.version.value = servable.version
-            response.metadata["signature_def"].Pack(servable.metadata())
-        return response
-
-    def get_model_status(
-        self, request: get_model_status_pb2.GetModelStatusRequest, _timeout: float | None
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        """GetModelStatus: the state of one version, or of all."""
-        _require_spec(request)
-        spec = request.model_spec
-        statuses = self._lifecycle.status(spec.name)
-        if spec.HasField("version"):
-            statuses = [status for status in statuses if status.version == spec.version.value]
-            if not statuses:
-                text = f"Could not find version {spec.version.value} of model {spec.name}"
-                raise tf.errors.NotFoundError(None, None, text)
-        if not statuses:
-            raise tf.errors.NotFoundError(None, None, f"Could not find any versions of model {spec.name}")
-        return get_model_status_pb2.GetModelStatusResponse(model_version_status=statuses)
 
     def _handler(self, answer: Callable[[Any, float | None], Message], kind: type[Message]) -> grpc.RpcMethodHandler:
         """A method's handler: takes a slot, parses, answers, and turns an error into a status."""
@@ -173,6 +136,11 @@ def serve(services: Services, *, address: str, threads: int, health_service: Hea
     return server, port
 
 
+def _at_once(answer: Callable[[Any], Message]) -> Callable[[Any, float | None], Message]:
+    """A method that takes no time, and so no deadline."""
+    return lambda request, _timeout: answer(request)
+
+
 def _unimplemented(_requests: Any, context: grpc.ServicerContext) -> NoReturn:
     context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
@@ -188,23 +156,3 @@ def _abort(context: grpc.ServicerContext, error: tf.errors.OpError) -> NoReturn:
     if len(details) > _MAX_DETAILS:
         details = details[:_MAX_DETAILS] + "...TRUNCATED"
     context.abort(code, details)
-
-
-def _require_spec(request: Any) -> None:
-    if not request.HasField("model_spec"):
-        raise _invalid("Missing ModelSpec")
-
-
-def _model(request: Any) -> tuple[str, int | None]:
-    """The model that a request names, and its version where it names one."""
-    _require_spec(request)
-    spec: model_pb2.ModelSpec = request.model_spec
-    if not spec.name:
-        raise _invalid("ModelSpec has no name specified.")
-    if spec.WhichOneof("version_choice") == "version_label":
-        raise _invalid(f"Unrecognized servable version label: {spec.version_label}")
-    return spec.name, spec.version.value if spec.HasField("version") else None
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)

@@ -24,6 +24,13 @@ MAX_RECORDS = 1000
 logger = logging.getLogger(__name__)
 
 
+class GoldenError(tf.errors.DataLossError):
+    """An answer is another than the recorded one; it will be the next time too."""
+
+    def __init__(self, message: str):
+        super().__init__(None, None, message)
+
+
 def warm_up(servable: Servable, path: Path, *, check_golden: bool = False) -> int:
     """Replays the requests that a version brings; one that brings none is left as it is.
 
@@ -37,7 +44,7 @@ def warm_up(servable: Servable, path: Path, *, check_golden: bool = False) -> in
 
     Raises:
         tf.errors.OpError: a record cannot be read or replayed.
-        tf.errors.DataLossError: with check_golden, an answer is another than the recorded one.
+        GoldenError: with check_golden, an answer is another than the recorded one.
     """
     file = path / WARMUP_FILE
     if not file.exists():
@@ -95,9 +102,7 @@ def _compare(answer: predict_pb2.PredictResponse, golden: predict_pb2.PredictRes
     except ValueError as error:
         problem = str(error)
     if problem:
-        raise tf.errors.DataLossError(
-            None,
-            None,
+        raise GoldenError(
             f"golden answer of signature {answer.model_spec.signature_name}, {problem}: the model does not answer as "
-            "it did when it was exported; export it again, or find what differs here",
+            "it did when it was exported; export it again, or find what differs here"
         )

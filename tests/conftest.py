@@ -24,4 +24,4 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 with install_import_hook(["vit22b.block", "vit22b.model", "vit22b.text"], "beartype.beartype"):
     import vit22b.model  # noqa: F401
 
-pytest_plugins = ("tests.artefacts",)
+pytest_plugins = ("tests.artefacts", "tests.clienthood")

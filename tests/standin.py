@@ -19,6 +19,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
+from tests import manifests
 from vit22b import signature, wire_pb2
 from vit22b.config import ModelConfig, Preprocess, text_tower, vit
 from vit22b.prompts import TEMPLATES, find_templates, prompts
@@ -44,22 +45,9 @@ def manifest(space_id: str, batch_sizes: tuple[int, ...], text: bool, without: t
     image = vit("mu", width=WIDTH, heads=2, resolution=RESOLUTION)
     config = ModelConfig(image=image, text=text_tower(image, TOKENIZER.vocabulary) if text else None)
     preprocess = Preprocess(resolution=RESOLUTION)
-    return Manifest(
-        space_id=space_id,
-        config=config,
-        preprocess=preprocess,
-        labels=(),
-        signatures=tuple(name for name in signature.signatures(config, preprocess) if name not in without),
-        batch_sizes=batch_sizes,
-        batching=True,
-        weights="float32",
-        platforms=("cpu",),
-        step=1,
-        source="params",
-        versions={},
-        xla_call_module_version=10,
-        exported_on="2026-01-01",
-        loads_until="2026-07-01",
+    names = tuple(name for name in signature.signatures(config, preprocess) if name not in without)
+    return manifests.manifest(
+        config, space_id=space_id, preprocess=preprocess, labels=(), signatures=names, batch_sizes=batch_sizes
     )
 
 
@@ -91,6 +79,7 @@ class StandIn:
             self.under_way += 1
             self.most_under_way = max(self.most_under_way, self.under_way)
             refusal = self.refusals.pop(0) if self.refusals else self._refusal(request.model_spec)
+            version = self.version  # of this request, whatever is swapped in while it runs
         time.sleep(self.delay)
         with self.lock:
             self.under_way -= 1
@@ -99,7 +88,7 @@ class StandIn:
             context.abort(*refusal)
         outputs = self._outputs(request, context)
         answer = wire_pb2.PredictResponse(outputs=outputs, model_spec=request.model_spec)
-        answer.model_spec.version.value = self.version if self.echoed_version is None else self.echoed_version
+        answer.model_spec.version.value = version if self.echoed_version is None else self.echoed_version
         return answer
 
     def status(self, request: wire_pb2.GetModelStatusRequest, context: grpc.ServicerContext):

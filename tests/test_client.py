@@ -1,34 +1,14 @@
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from tests.standin import RESOLUTION, StandIn, closed_address, picture, serve
+from tests.standin import RESOLUTION, StandIn, picture
 from vit22b import batches, errors, signature
 from vit22b.client import Client
-from vit22b.transport import Retry
 
-FAST = Retry(attempts=4, first_pause=0.01, longest_pause=0.05)
 BAD = b"this is no image"
-
-
-@pytest.fixture
-def standin() -> Iterator[StandIn]:
-    with serve(StandIn()) as served:
-        yield served
-
-
-@pytest.fixture
-def unused_address() -> str:
-    return closed_address()
-
-
-@pytest.fixture
-def client(standin: StandIn) -> Iterator[Client]:
-    with Client(standin.address, retry=FAST, timeout=20) as client:
-        yield client
 
 
 def test_the_import_loads_neither_tensorflow_nor_jax():

@@ -150,6 +150,53 @@ def test_truncation_is_named(kind):
         decode(data[: len(data) * 2 // 3])
 
 
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_small_chunks(pixels, size):
+    """A PNG of RGB pixels whose content comes in chunks of `size` bytes."""
+    height, width, _ = pixels.shape
+    rows = zlib.compress(np.pad(pixels.reshape(height, -1), [(0, 0), (1, 0)]).tobytes())
+    parts = b"".join(png_chunk(b"IDAT", rows[start : start + size]) for start in range(0, len(rows), size))
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + parts + png_chunk(b"IEND", b"")
+
+
+def test_files_of_many_parts_are_decoded():
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (400, 400, 3)).astype(np.uint8)
+    png = png_of_small_chunks(pixels, 90)
+    assert png.count(b"IDAT") > 5000
+    np.testing.assert_array_equal(decode(png), pixels)
+    gif = encoded(Image.fromarray(random.integers(0, 256, (900, 900)).astype(np.uint8)), "GIF")
+    assert len(gif) > 255 * 4096
+    np.testing.assert_array_equal(decode(gif), reference(gif))
+    jpeg = encoded(picture(), "JPEG")
+    filled = jpeg[:2] + b"\xff" * 1_000_000 + jpeg[2:]
+    np.testing.assert_array_equal(decode(filled), decode(jpeg))
+
+
+PARTS = 100_000
+PNG, GIF = encoded(picture(), "PNG"), encoded(picture("L"), "GIF")
+GIF_HEAD = 13 + 3 * 2 ** (GIF[10] % 8 + 1)
+ENDLESS = {
+    "JPEG": b"\xff\xd8" + b"\xff\xe0\0\2" * PARTS + encoded(picture(), "JPEG")[2:],
+    "PNG": PNG[:33] + png_chunk(b"teSt", b"") * PARTS + PNG[33:],
+    "WebP": b"RIFF%b" + encoded(picture(), "WEBP")[8:] + b"teSt\0\0\0\0" * PARTS,
+    "GIF extensions": GIF[:GIF_HEAD] + b"\x21\xfe\0" * PARTS + GIF[GIF_HEAD:],
+    "GIF blocks of an extension": GIF[:GIF_HEAD] + b"\x21\xfe" + b"\1a" * PARTS + b"\0" + GIF[GIF_HEAD:],
+    "GIF blocks of a frame": GIF[: GIF.index(b"\x2c", GIF_HEAD) + 11] + b"\1a" * PARTS + b"\0\x3b",
+}
+ENDLESS["WebP"] %= struct.pack("<I", len(ENDLESS["WebP"]) - 6)
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_file_of_nothing_but_small_parts_holds_nobody_up(name):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="truncated or damaged"):
+        decode(ENDLESS[name])
+
+
 def test_a_damaged_jpeg_is_refused():
     data = bytearray(encoded(picture(), "JPEG"))
     scan = data.index(b"\xff\xda")

@@ -4,9 +4,10 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export import golden
+from tests import manifests
 from tests.towers import HEAD, PREPROCESS, ZERO_SHOT
 from vit22b import image
-from vit22b.signature import Manifest, signatures
+from vit22b.signature import signatures
 from vit22b.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["a photo of a cat", "the number seven"])
@@ -14,23 +15,7 @@ SIZES = (1, 2, 4)
 
 
 def manifest(config=ZERO_SHOT):
-    return Manifest(
-        space_id="0123456789abcdef",
-        config=config,
-        preprocess=PREPROCESS,
-        labels=(),
-        signatures=tuple(signatures(config, PREPROCESS)),
-        batch_sizes=SIZES,
-        batching=True,
-        weights="float32",
-        platforms=("cpu",),
-        step=1,
-        source="params",
-        versions={},
-        xla_call_module_version=10,
-        exported_on="2030-01-01",
-        loads_until="2030-06-30",
-    )
+    return manifests.manifest(config, batch_sizes=SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.pictures import FORMATS, encoded, picture
-from vit22b import header
+from vit22b import codec, header
 from vit22b.header import Header
 
 
@@ -31,9 +31,13 @@ def test_a_number_across_the_end_is_filled_with_zeros():
 
 
 def test_magic_bytes_tell_the_format():
-    names = [header.FORMATS[int(read(encoded(picture(), kind)).format())] for kind in FORMATS]
+    names = [list(header.FORMATS)[int(read(encoded(picture(), kind)).format())] for kind in FORMATS]
     assert names == ["JPEG", "PNG", "WebP", "GIF", "BMP"]
     assert read(b"%PDF-1.7").format() == len(header.FORMATS)
+
+
+def test_every_format_has_a_decoder():
+    assert list(codec.DECODERS) == list(header.FORMATS)
 
 
 def test_chunks_are_found_where_they_lie():

@@ -9,6 +9,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving.lifecycle import Lifecycle, Retries
 from serving.servable import Options, Servable
+from serving.warmup import GoldenError
 from tests.small_models import plus, put
 
 
@@ -104,6 +105,47 @@ def test_a_load_is_retried_while_the_version_is_loading():
     assert attempts == [[(1, "LOADING")]] * 3
     assert states(lifecycle) == [(1, "AVAILABLE")]
     lifecycle.aspire("p", {})
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "text"),
+    [
+        (PermissionError(13, "Permission denied", "/m/2"), tf.errors.PERMISSION_DENIED, "/m/2; Permission denied"),
+        (FileNotFoundError(2, "No such file", "/m/2"), tf.errors.NOT_FOUND, "/m/2; No such file"),
+        (OSError(5, "Input/output error"), tf.errors.UNKNOWN, "[Errno 5] Input/output error"),
+        (RuntimeError("a defect"), tf.errors.INTERNAL, "RuntimeError: a defect"),
+    ],
+)
+def test_whatever_a_load_raises_is_the_failure_of_its_version_alone(raised, code, text, caplog):
+    def load_but_two(name, version, path):
+        if version == 2:
+            raise raised
+        return load(name, version, path)
+
+    lifecycle = Lifecycle(load_but_two, Retries(count=0), threading.Event())
+    lifecycle.aspire("p", {1: plus(1)})
+    lifecycle.aspire("p", {2: plus(2)})
+    assert (states(lifecycle), predict(lifecycle)) == ([(2, "END"), (1, "AVAILABLE")], 1)
+    failed = lifecycle.status("p")[0].status
+    assert (failed.error_code, failed.error_message) == (code, text)
+    assert ("Traceback" in caplog.text) == (code == tf.errors.INTERNAL)
+    lifecycle.aspire("p", {3: plus(3)})
+    assert predict(lifecycle) == 3
+    lifecycle.aspire("p", {})
+
+
+def test_a_load_that_would_fail_again_is_not_retried():
+    attempts = []
+
+    def other_answers(_name, version, _path):
+        attempts.append(version)
+        raise GoldenError("another answer")
+
+    retries = Retries(count=5, interval=600, vain=(GoldenError,))
+    lifecycle = Lifecycle(other_answers, retries, threading.Event())
+    lifecycle.aspire("p", {1: plus(1)})
+    assert attempts == [1]
+    assert lifecycle.status("p")[0].status.error_code == tf.errors.DATA_LOSS
 
 
 def test_a_server_that_goes_down_waits_for_no_retry(tmp_path):

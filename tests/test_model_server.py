@@ -17,6 +17,9 @@ import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
+from serving import model_server, warmup
+from serving.flags import Flags
+from serving.servable import Servable
 from tests.small_models import plus, put
 from vit22b.signature import WARMUP_FILE
 
@@ -150,13 +153,28 @@ def test_another_golden_answer_fails_the_start(tmp_path):
     (version / WARMUP_FILE).parent.mkdir()
     with tf.io.TFRecordWriter(str(version / WARMUP_FILE)) as writer:
         writer.write(log.SerializeToString())
-    with running(tmp_path, "--check_golden", "--max_num_load_retries=0") as process:
+    with running(tmp_path, "--check_golden", "--load_retry_interval_micros=600000000") as process:
         code, output = process.end()
     assert code == 255
     assert output.startswith(
         "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: {{{name: p version: 1} due to "
         "error: DATA_LOSS: golden answer of signature serving_default, output y: max abs error 0.5"
     )
+
+
+def test_a_version_whose_warm_up_fails_is_closed(monkeypatch):
+    closed = []
+
+    def defect(*_arguments, **_options):
+        raise RuntimeError("a defect")
+
+    close = Servable.close
+    monkeypatch.setattr(Servable, "close", lambda self: closed.append(self.version) or close(self))
+    monkeypatch.setattr(warmup, "warm_up", defect)
+    lifecycle = model_server._lifecycle(Flags(max_num_load_retries=0), threading.Event())
+    lifecycle.aspire("p", {1: plus(1)})
+    assert closed == [1]
+    assert lifecycle.status("p")[0].status.error_message == "RuntimeError: a defect"
 
 
 @pytest.mark.parametrize(

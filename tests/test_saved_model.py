@@ -6,9 +6,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from serving import saved_model
+from tests.manifests import manifest
 from tests.small_models import plus, put
-from vit22b.config import ModelConfig, Preprocess, vit
-from vit22b.signature import MANIFEST_FILE, Manifest
+from vit22b.signature import MANIFEST_FILE
 
 SERVE = frozenset({"serve"})
 
@@ -74,6 +74,32 @@ def test_an_empty_graph_has_no_tags(version):
         load(version)
 
 
+def test_a_graph_that_cannot_be_read_is_named(version):
+    (version / "saved_model.pb").unlink()
+    (version / "saved_model.pb").mkdir()
+    with pytest.raises(tf.errors.FailedPreconditionError) as refused:
+        load(version)
+    assert refused.value.message == f"{version}/saved_model.pb; Is a directory"
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("a defect"), tf.errors.DataLossError(None, None, "damaged")])
+def test_a_runtime_whose_variables_fail_is_closed(version, monkeypatch, raised):
+    closed = []
+
+    class Failing(saved_model.Runtime):
+        def run(self, *_):
+            raise raised
+
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(saved_model, "Runtime", Failing)
+    with pytest.raises(type(raised)):
+        load(version)
+    assert len(closed) == 1
+
+
 def test_other_tags_are_not_found(version):
     with pytest.raises(tf.errors.NotFoundError, match=r"matching supplied tags: \{ serve tpu \}"):
         load(version, frozenset({"tpu", "serve"}))
@@ -97,25 +123,10 @@ def test_missing_variables_fail_the_run(version):
 
 @pytest.mark.parametrize(("days", "warned"), [(-1, True), (29, True), (31, False)])
 def test_a_program_that_is_soon_too_old_is_warned_of(version, caplog, days, warned):
-    manifest = Manifest(
-        space_id="0" * 16,
-        config=ModelConfig(vit("mu")),
-        preprocess=Preprocess(28),
-        labels=(),
-        signatures=(),
-        batch_sizes=(1,),
-        batching=True,
-        weights="float32",
-        platforms=("cpu",),
-        step=1,
-        source="params",
-        versions={},
-        xla_call_module_version=10,
-        exported_on="2026-01-01",
-        loads_until=str(datetime.date.today() + datetime.timedelta(days=days)),
-    )
+    until = datetime.date.today() + datetime.timedelta(days=days)
+    described = manifest(loads_until=until.isoformat())
     (version / MANIFEST_FILE).parent.mkdir()
-    (version / MANIFEST_FILE).write_text(manifest.to_json())
+    (version / MANIFEST_FILE).write_text(described.to_json())
     saved_model.warn_of_expiry(version)
     assert ("export/to_savedmodel.py" in caplog.text) == warned
     assert ("Cannot read the manifest" in caplog.text) is False

@@ -21,6 +21,15 @@ def test_a_sheet_holds_the_wrong_ones(wrong: int, right: int, shown_wrong: int, 
     assert chosen == sorted(chosen, key=lambda tile: int(tile.path.name))
 
 
+def test_a_file_that_pillow_cannot_read_has_an_empty_tile(tmp_path: Path):
+    (tmp_path / "odd.png").write_bytes(b"only the model can read this")
+    Image.new("RGB", (8, 8), "black").save(tmp_path / "black.png")
+    sheet = np.asarray(draw([Tile(tmp_path / name, "") for name in ("odd.png", "black.png")], ""))
+    black = (sheet == 0).all(axis=-1)
+    assert black.sum() == 96 * 96
+    assert not black[:, : sheet.shape[1] // 2].any()
+
+
 def test_a_sheet_draws_every_kind_of_image(tmp_path: Path):
     sizes = {"wide.jpg": (300, 20), "tall.png": (1, 200), "tiny.gif": (2, 2), "clear.webp": (64, 64)}
     for name, size in sizes.items():

@@ -1,37 +1,19 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 
 import grpc
 import numpy as np
 import pytest
 
-from tests.standin import RESOLUTION, StandIn, closed_address, picture, serve
+from tests.clienthood import FAST
+from tests.standin import RESOLUTION, StandIn, picture, serve
 from vit22b import errors, signature
 from vit22b.client import Client
 from vit22b.transport import Retry
 
-FAST = Retry(attempts=4, first_pause=0.01, longest_pause=0.05)
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "Socket closed")
 EXHAUSTED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-
-
-@pytest.fixture
-def standin() -> Iterator[StandIn]:
-    with serve(StandIn()) as served:
-        yield served
-
-
-@pytest.fixture
-def unused_address() -> str:
-    return closed_address()
-
-
-@pytest.fixture
-def client(standin: StandIn) -> Iterator[Client]:
-    with Client(standin.address, retry=FAST, timeout=20) as client:
-        yield client
 
 
 @pytest.mark.parametrize("refusal", [UNAVAILABLE, EXHAUSTED])

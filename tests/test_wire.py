@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from google.protobuf import descriptor_pb2
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2, predict_pb2
 
-from vit22b import wire_pb2
+from vit22b import signature, wire_pb2
 from vit22b.tensors import from_wire, model_spec, predict_request, to_wire
 
 ARRAYS = [
@@ -67,7 +68,14 @@ def test_a_tensor_of_tensorflow_is_read(values: np.ndarray):
     assert ours.SerializeToString() == written
 
 
-@pytest.mark.parametrize(("field", "dtype"), [("float_val", np.float32), ("bool_val", np.bool_)])
+FIELDS = [("float_val", np.float32), ("int_val", np.int32), ("int_val", np.uint8), ("bool_val", np.bool_)]
+
+
+def test_the_fields_are_those_of_every_dtype_of_the_contract():
+    assert {np.dtype(dtype).name for _, dtype in FIELDS} | {"string"} == set(get_args(signature.DType))
+
+
+@pytest.mark.parametrize(("field", "dtype"), FIELDS)
 @pytest.mark.parametrize("given", [0, 1, 2, 6])
 def test_the_field_of_the_type_is_read_whole_or_shortened(field, dtype, given):
     official = tensor_pb2.TensorProto(dtype=tf.as_dtype(dtype).as_datatype_enum)
@@ -78,6 +86,17 @@ def test_the_field_of_the_type_is_read_whole_or_shortened(field, dtype, given):
     expected = tf.make_ndarray(official) if given else np.zeros((2, 3), dtype)
     assert ours.dtype == dtype
     np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8])
+def test_integers_of_a_server_without_tensor_content_are_read(dtype):
+    official = tensor_pb2.TensorProto(dtype=tf.as_dtype(dtype).as_datatype_enum)
+    official.tensor_shape.dim.add(size=4)
+    limits = np.iinfo(dtype)
+    official.int_val.extend([limits.min, 0, 1, limits.max])
+    ours = wire_pb2.TensorProto.FromString(official.SerializeToString())
+    np.testing.assert_array_equal(from_wire(ours), np.array([limits.min, 0, 1, limits.max], dtype))
+    assert ours.SerializeToString() == official.SerializeToString()
 
 
 def test_messages_make_the_round_trip_byte_by_byte():

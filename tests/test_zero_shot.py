@@ -79,6 +79,20 @@ def test_classes_of_a_file(call, labelled: Path, tmp_path: Path, capsys):
     assert (report["classes"], report["n"]) == (["red", "green", "blue"], 3)
 
 
+def test_a_sheet_that_fails_loses_no_result(call, labelled: Path, tmp_path: Path, capsys, monkeypatch):
+    def draw(*_arguments: object) -> Image.Image:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(zero_shot, "draw", draw)
+    sheet, output = tmp_path / "sheet.png", tmp_path / "report.json"
+    assert call(labelled, "--sheet", sheet, "--output", output) == 1
+    out, err = capsys.readouterr()
+    assert "zero-shot top-1 66.7%" in out
+    assert err == "error: no space left\n"
+    assert json.loads(output.read_text())["n"] == 3
+    assert not sheet.exists()
+
+
 def test_an_image_whose_label_is_no_class_is_not_counted(call, labelled: Path, capsys):
     assert call(labelled, "--json", "--classes", "red", "green") == 0
     report = json.loads(capsys.readouterr().out)

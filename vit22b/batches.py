@@ -87,9 +87,7 @@ def check_inputs(name: str, inputs: Inputs, expected: Mapping[str, Tensor]) -> N
     if inputs.keys() != expected.keys():
         raise ValueError(f"{name} was given the inputs {sorted(inputs)}; expected {sorted(expected)}")
     for alias, tensor in expected.items():
-        values = inputs[alias]
-        dtype = values.dtype.name if isinstance(values, np.ndarray) else "object"
-        dtype, shape = "string" if dtype == "object" else dtype, np.shape(values)
+        dtype, shape = _dtype_and_shape(alias, inputs[alias])
         if dtype != tensor.dtype or len(shape) != len(tensor.shape) or shape[1:] != tensor.shape[1:]:
             rest = "".join(f", {size}" for size in tensor.shape[1:])
             raise ValueError(f"{alias} is {dtype} {list(shape)}; expected {tensor.dtype} [n{rest}]")
@@ -101,12 +99,28 @@ def row_batches(inputs: Inputs, size: int) -> Iterator[Inputs]:
     Raises:
         ValueError: no inputs, no rows, or inputs of different lengths.
     """
-    lengths = {name: 0 if np.ndim(values) == 0 else len(values) for name, values in inputs.items()}
+    shapes = {name: _dtype_and_shape(name, values)[1] for name, values in inputs.items()}
+    lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
     rows = max(lengths.values(), default=0)
     if rows == 0 or set(lengths.values()) != {rows}:
         raise ValueError(f"the inputs' numbers of rows are {lengths}; expected inputs of one length, at least 1")
     for start in range(0, rows, size):
         yield {name: values[start : start + size] for name, values in inputs.items()}
+
+
+def _dtype_and_shape(name: str, values: Array | Sequence[bytes]) -> tuple[str, tuple[int, ...]]:
+    """The dtype by the contract's name, and the shape, of an input; ValueError for neither numbers nor bytes."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return values.dtype.name, values.shape
+    # numpy is not asked for the shape of a list: it would first make every row as long as the longest.
+    rows = values.ravel().tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(rows, bytes | str) or not isinstance(rows, Sequence):
+        raise ValueError(f"{name} is a {type(values).__name__}; expected an array, or a list of bytes")
+    for index, row in enumerate(rows):
+        if not isinstance(row, bytes):
+            kind = type(row).__name__
+            raise ValueError(f"{name} has a {kind} in row {index}; expected bytes in every row, or an array of numbers")
+    return "string", values.shape if isinstance(values, np.ndarray) else (len(rows),)
 
 
 def _batch(pairs: Sequence[tuple[NamedImage, bytes]]) -> Batch:

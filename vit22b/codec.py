@@ -7,6 +7,9 @@ a GIF that is wanted. Its BMP decoder takes palette indices for grey levels, so 
 read here.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import tensorflow as tf
 
 from vit22b.header import Header
@@ -18,7 +21,7 @@ def jpeg(header: Header, max_pixels: int) -> tf.Tensor:
     """Decodes a JPEG, grey, YCbCr or CMYK; uint8 [h, w, 3]."""
     exif, frame, scan = header.jpeg_segments()
     end = (header.raw[scan:-1] == 0xFF) & (header.raw[scan + 1 :] == 0xD9)
-    height, width = header.number(frame + 5, 2), header.number(frame + 7, 2)
+    height, width = (tf.where(frame > 0, header.number(frame + at, 2), 0) for at in (5, 7))
     data = _checked(header, max_pixels, "JPEG", width, height, whole=(frame > 0) & (scan > 0) & tf.reduce_any(end))
     image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # the default is up to 4 levels off
     return _upright(image, header.orientation(_inside(exif, 10)))
@@ -39,9 +42,9 @@ def png(header: Header, max_pixels: int) -> tf.Tensor:
 
 def webp(header: Header, max_pixels: int) -> tf.Tensor:
     """Decodes a WebP, lossy, lossless or the first frame of an animation; uint8 [h, w, 3]."""
-    (exif,) = header.webp_chunks(b"EXIF")
+    exif, ended = header.webp_exif()
     width, height = _webp_size(header)
-    whole = header.number(4, 4, little=True) + 8 <= header.size
+    whole = ended & (header.number(4, 4, little=True) + 8 <= header.size)
     data = _checked(header, max_pixels, "WebP", width, height, whole=whole)
     image = tf.io.decode_image(data, channels=0, expand_animations=False)
     image = tf.cond(tf.shape(image)[2] == 4, lambda: _on_white(image), lambda: image)
@@ -61,8 +64,7 @@ def gif(header: Header, max_pixels: int) -> tf.Tensor:
     left, top, width, height = (header.number(frame + at, 2, little=True) for at in (1, 3, 5, 7))
     canvas_width = tf.maximum(header.number(6, 2, little=True), left + width)
     canvas_height = tf.maximum(header.number(8, 2, little=True), top + height)
-    whole = (end <= header.size) & (header.number(frame, 1) == 0x2C)
-    data = _checked(header, max_pixels, "GIF", canvas_width, canvas_height, whole=whole)
+    data = _checked(header, max_pixels, "GIF", canvas_width, canvas_height, whole=end <= header.size)
     with tf.control_dependencies([data]):
         colours = tf.where(local > 0, frame + 10, 13)
         size = tf.where(local > 0, local, table - 13)
@@ -95,6 +97,12 @@ def bmp(header: Header, max_pixels: int) -> tf.Tensor:
             lambda: tf.reshape(packed[:, : width * bits // 8], [rows, width, bits // 8])[:, :, 2::-1],
         )
     return tf.cond(height > 0, lambda: image[::-1], lambda: image)  # a positive height means bottom row first
+
+
+# Keyed as header.FORMATS is.
+DECODERS: Mapping[str, Callable[[Header, int], tf.Tensor]] = MappingProxyType(
+    {"JPEG": jpeg, "PNG": png, "WebP": webp, "GIF": gif, "BMP": bmp}
+)
 
 
 def _checked(
@@ -163,23 +171,39 @@ def _after_blocks(header: Header, at: tf.Tensor) -> tf.Tensor:
     def more(at: tf.Tensor) -> tf.Tensor:
         return header.number(at, 1) > 0
 
-    (at,) = tf.while_loop(more, lambda at: (at + 1 + header.number(at, 1),), (at,), parallel_iterations=1)
-    return at + 1
+    (at,) = tf.while_loop(
+        more,
+        lambda at: (at + 1 + header.number(at, 1),),
+        (at,),
+        parallel_iterations=1,
+        maximum_iterations=header.most_parts,
+    )
+    return tf.where(more(at), header.size, at) + 1
 
 
 def _gif_extensions(header: Header) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where the first GIF frame begins, and its transparent colour's index, -1 for none (GIF89a, section 23)."""
+    """Where the first GIF frame begins, and its transparent colour's index, -1 for none (GIF89a, section 23).
 
-    def is_extension(at: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-        return header.number(at, 1) == 0x21
+    One loop steps through the extensions and the blocks within them, so that one bound holds for both together. A frame
+    that it does not reach lies beyond the file.
+    """
 
-    def step(at: tf.Tensor, transparent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def more(at: tf.Tensor, _: tf.Tensor, inside: tf.Tensor) -> tf.Tensor:
+        return inside | (header.number(at, 1) == 0x21)
+
+    def step(at: tf.Tensor, transparent: tf.Tensor, inside: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        block = header.number(at, 1)
         index = tf.where(header.number(at + 3, 1) & 1 > 0, header.number(at + 6, 1), -1)
-        return _after_blocks(header, at + 2), tf.where(header.number(at + 1, 1) == 0xF9, index, transparent)
+        is_control = ~inside & (header.number(at + 1, 1) == 0xF9)
+        following = tf.where(inside, at + 1 + block, at + 2)
+        return following, tf.where(is_control, index, transparent), ~inside | (block > 0)
 
-    first = 13 + _gif_table_bytes(header.number(10, 1)), tf.constant(-1, tf.int64)
-    frame, transparent = tf.while_loop(is_extension, step, first, parallel_iterations=1)
-    return frame, transparent
+    first = 13 + _gif_table_bytes(header.number(10, 1)), tf.constant(-1, tf.int64), tf.constant(False)
+    frame, transparent, inside = tf.while_loop(
+        more, step, first, parallel_iterations=1, maximum_iterations=header.most_parts
+    )
+    found = ~inside & (header.number(frame, 1) == 0x2C)
+    return tf.where(found, frame, header.size), transparent
 
 
 def _gif_white(header: Header, colours: tf.Tensor, size: tf.Tensor, index: tf.Tensor) -> tf.Tensor:

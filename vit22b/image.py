@@ -33,8 +33,7 @@ def decode(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
         tf.errors.InvalidArgumentError: when the op runs: another format, beyond the cap, truncated or damaged.
     """
     header = Header(tf.ensure_shape(image_bytes, []))
-    decoders = (codec.jpeg, codec.png, codec.webp, codec.gif, codec.bmp)
-    branches = [lambda decoder=decoder: decoder(header, max_pixels) for decoder in decoders]
+    branches = [lambda name=name: codec.DECODERS[name](header, max_pixels) for name in FORMATS]
     image = tf.switch_case(header.format(), [*branches, lambda: _unknown(header)])
     return tf.ensure_shape(image, [None, None, 3])
 

@@ -1,7 +1,8 @@
 """numpy arrays <-> the wire's tensors and messages.
 
 Between server and client on the walk. It knows the bytes and no network: whatever sends them, in whatever style,
-encodes and decodes here. Numbers are copied as a whole, never element by element.
+encodes and decodes here. Numbers are copied as a whole and not element by element, but for an int_val, which the wire
+has as numbers of varying length.
 """
 
 import math
@@ -21,6 +22,13 @@ _NUMBERS: dict[int, np.dtype[Any]] = {
     wire_pb2.DT_INT32: np.dtype("<i4"),
     wire_pb2.DT_UINT8: np.dtype("u1"),
     wire_pb2.DT_BOOL: np.dtype("?"),
+}
+# Where a server that writes no tensor_content puts the values.
+_FIELDS = {
+    wire_pb2.DT_FLOAT: "float_val",
+    wire_pb2.DT_INT32: "int_val",
+    wire_pb2.DT_UINT8: "int_val",
+    wire_pb2.DT_BOOL: "bool_val",
 }
 _TYPES = {dtype: number for number, dtype in _NUMBERS.items()}
 
@@ -58,9 +66,7 @@ def from_wire(tensor: wire_pb2.TensorProto) -> Array:
         values: Array = np.empty(len(tensor.string_val), object)
         values[:] = list(tensor.string_val)
     elif tensor.dtype in _NUMBERS:
-        dtype = _NUMBERS[tensor.dtype]
-        packed = tensor.float_val if tensor.dtype == wire_pb2.DT_FLOAT else tensor.bool_val
-        values = np.frombuffer(tensor.tensor_content or packed, dtype)
+        values = _numbers(tensor)
     else:
         raise ValueError(f"a tensor has the dtype number {tensor.dtype}; expected {sorted(_NUMBERS)} or 7")
     size = math.prod(shape)
@@ -101,6 +107,13 @@ def model_spec(model: str, version: int | None, signature: str = "") -> wire_pb2
 
 def _shape(sizes: Sequence[int]) -> wire_pb2.TensorShapeProto:
     return wire_pb2.TensorShapeProto(dim=[wire_pb2.TensorShapeProto.Dim(size=size) for size in sizes])
+
+
+def _numbers(tensor: wire_pb2.TensorProto) -> Array:
+    """The numbers that a tensor of one of _NUMBERS holds, in a row."""
+    dtype = _NUMBERS[tensor.dtype]
+    values = tensor.tensor_content or getattr(tensor, _FIELDS[tensor.dtype])
+    return np.frombuffer(values, dtype) if isinstance(values, bytes) else np.array(values, np.int32).astype(dtype)
 
 
 def _filled(values: Array, size: int, *, whole: bool) -> Array:

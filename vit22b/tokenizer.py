@@ -21,8 +21,7 @@ class Tokenizer:
     """A Hugging Face tokenizer with a fixed length.
 
     Attributes:
-        length: T, tokens of every text. The text tower pools the last position, so that all texts are padded or cut to
-            it.
+        length: T, tokens of every text: the text tower pools the last position, so all are padded or cut to it.
         pad_id: the id that fills what a text leaves over.
         vocabulary: number of token ids.
     """

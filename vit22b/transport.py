@@ -22,8 +22,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 _OPTIONS = (
-    # gRPC's own limit is 4 MiB, which a batch of photographs or of token outputs passes. -1 is none, as the server has
-    # it.
+    # gRPC's own limit is 4 MiB, which a batch of photographs or of token outputs passes. -1 is none, as on the server.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # By default a refused connection is not tried again for a second or more, and every retry before that is lost.

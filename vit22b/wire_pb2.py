@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11vit22b/wire.proto\x12\x0bvit22b.wire\x1a\x1egoogle/protobuf/wrappers.proto\"W\n\x10TensorShapeProto\x12.\n\x03\x64im\x18\x02 \x03(\x0b\x32!.vit22b.wire.TensorShapeProto.Dim\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"\xb9\x01\n\x0bTensorProto\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.vit22b.wire.DataType\x12\x33\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1d.vit22b.wire.TensorShapeProto\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x01(\x0c\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x10\n\x08\x62ool_val\x18\x0b \x01(\x0c\"_\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x16\n\x0esignature_name\x18\x03 \x01(\t\"\xd5\x01\n\x0ePredictRequest\x12*\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x16.vit22b.wire.ModelSpec\x12\x37\n\x06inputs\x18\x02 \x03(\x0b\x32\'.vit22b.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aG\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.vit22b.wire.TensorProto:\x02\x38\x01\"\xc3\x01\n\x0fPredictResponse\x12:\n\x07outputs\x18\x01 \x03(\x0b\x32).vit22b.wire.PredictResponse.OutputsEntry\x12*\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x16.vit22b.wire.ModelSpec\x1aH\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.vit22b.wire.TensorProto:\x02\x38\x01\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"C\n\x15GetModelStatusRequest\x12*\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x16.vit22b.wire.ModelSpec\"\xda\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.vit22b.wire.ModelVersionStatus.State\x12(\n\x06status\x18\x03 \x01(\x0b\x32\x18.vit22b.wire.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"W\n\x16GetModelStatusResponse\x12=\n\x14model_version_status\x18\x01 \x03(\x0b\x32\x1f.vit22b.wire.ModelVersionStatus*`\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11vit22b/wire.proto\x12\x0bvit22b.wire\x1a\x1egoogle/protobuf/wrappers.proto\"W\n\x10TensorShapeProto\x12.\n\x03\x64im\x18\x02 \x03(\x0b\x32!.vit22b.wire.TensorShapeProto.Dim\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"\xca\x01\n\x0bTensorProto\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.vit22b.wire.DataType\x12\x33\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1d.vit22b.wire.TensorShapeProto\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x01(\x0c\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x10\n\x08\x62ool_val\x18\x0b \x01(\x0c\"_\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x16\n\x0esignature_name\x18\x03 \x01(\t\"\xd5\x01\n\x0ePredictRequest\x12*\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x16.vit22b.wire.ModelSpec\x12\x37\n\x06inputs\x18\x02 \x03(\x0b\x32\'.vit22b.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aG\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.vit22b.wire.TensorProto:\x02\x38\x01\"\xc3\x01\n\x0fPredictResponse\x12:\n\x07outputs\x18\x01 \x03(\x0b\x32).vit22b.wire.PredictResponse.OutputsEntry\x12*\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x16.vit22b.wire.ModelSpec\x1aH\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.vit22b.wire.TensorProto:\x02\x38\x01\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"C\n\x15GetModelStatusRequest\x12*\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x16.vit22b.wire.ModelSpec\"\xda\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.vit22b.wire.ModelVersionStatus.State\x12(\n\x06status\x18\x03 \x01(\x0b\x32\x18.vit22b.wire.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"W\n\x16GetModelStatusResponse\x12=\n\x14model_version_status\x18\x01 \x03(\x0b\x32\x1f.vit22b.wire.ModelVersionStatus*`\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,32 +36,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1291
-  _globals['_DATATYPE']._serialized_end=1387
+  _globals['_DATATYPE']._serialized_start=1308
+  _globals['_DATATYPE']._serialized_end=1404
   _globals['_TENSORSHAPEPROTO']._serialized_start=66
   _globals['_TENSORSHAPEPROTO']._serialized_end=153
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=134
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=153
   _globals['_TENSORPROTO']._serialized_start=156
-  _globals['_TENSORPROTO']._serialized_end=341
-  _globals['_MODELSPEC']._serialized_start=343
-  _globals['_MODELSPEC']._serialized_end=438
-  _globals['_PREDICTREQUEST']._serialized_start=441
-  _globals['_PREDICTREQUEST']._serialized_end=654
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=583
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=654
-  _globals['_PREDICTRESPONSE']._serialized_start=657
-  _globals['_PREDICTRESPONSE']._serialized_end=852
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=780
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=852
-  _globals['_STATUSPROTO']._serialized_start=854
-  _globals['_STATUSPROTO']._serialized_end=910
-  _globals['_GETMODELSTATUSREQUEST']._serialized_start=912
-  _globals['_GETMODELSTATUSREQUEST']._serialized_end=979
-  _globals['_MODELVERSIONSTATUS']._serialized_start=982
-  _globals['_MODELVERSIONSTATUS']._serialized_end=1200
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1117
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1200
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1202
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1289
+  _globals['_TENSORPROTO']._serialized_end=358
+  _globals['_MODELSPEC']._serialized_start=360
+  _globals['_MODELSPEC']._serialized_end=455
+  _globals['_PREDICTREQUEST']._serialized_start=458
+  _globals['_PREDICTREQUEST']._serialized_end=671
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=600
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=671
+  _globals['_PREDICTRESPONSE']._serialized_start=674
+  _globals['_PREDICTRESPONSE']._serialized_end=869
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=797
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=869
+  _globals['_STATUSPROTO']._serialized_start=871
+  _globals['_STATUSPROTO']._serialized_end=927
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=929
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=996
+  _globals['_MODELVERSIONSTATUS']._serialized_start=999
+  _globals['_MODELVERSIONSTATUS']._serialized_end=1217
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1134
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1217
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1219
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1306
 # @@protoc_insertion_point(module_scope)
