@@ -42,7 +42,6 @@ def test_the_loss_starts_at_its_prior_and_falls(pretrained):
         (["--size", "huge"], "unknown size 'huge'; expected one of mu, Ti, S"),
         (["--size", "mu", "--resolution", "30"], "resolution 30 is not a multiple of the patch 4; take 28 or 32"),
         (["--size", "mu", "--steps", "0"], "--steps is 0; expected 1 or more"),
-        (["--size", "mu", "--min_area", "0"], "--min_area is 0.0; expected a share"),
         (["--size", "mu", "--mesh_data", "16"], "a mesh of 16x1 needs 16 devices, there are 8"),
     ],
 )
@@ -62,4 +61,11 @@ def test_images_without_labels_are_refused(digits, tmp_path, run_program, capsys
     (folder / "one.png").write_bytes(next((digits / "heldout").glob("*.png")).read_bytes())
     arguments = ["--data", folder, "--workdir", tmp_path / "work", "--size", "mu"]
     assert run_program(pretrain.pretrain, pretrain.Settings, *arguments) == 2
-    assert "the images have no labels to train on" in capsys.readouterr().err
+    assert f"the images in {folder} have no labels to train on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "message"), [("--min_area", "--min_area is 0.0"), ("--peak", "--peak is 0.0")])
+def test_a_number_that_cannot_be_is_told_by_the_command_line(flag, message, digits, tmp_path, run_program, capsys):
+    arguments = ["--data", digits / "train", "--workdir", tmp_path, "--size", "mu", flag, 0]
+    assert run_program(pretrain.pretrain, pretrain.Settings, *arguments) == 2
+    assert message in capsys.readouterr().err
