@@ -43,7 +43,7 @@ def find_images(paths: Sequence[Path]) -> list[Record]:
             and so was meant as a folder. A file is not looked at before it is sent.
     """
     if not paths:
-        raise ValueError("no image is given; name files, or folders of them")
+        raise ValueError("no image is given; name files, or folders of them, in front of flags that take several words")
     found: list[Record] = []
     for path in paths:
         folder = path.is_dir() or not (path.exists() or path.suffix)

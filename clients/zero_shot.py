@@ -1,4 +1,4 @@
-"""Classifies images by the names of classes, with a served model that was never trained on them.
+"""Classifies images by the names of classes, with a served model and no training.
 
     .venv/bin/python clients/zero_shot.py cat.jpg dog.png --classes cat dog horse
     .venv/bin/python clients/zero_shot.py digits/heldout --templates digits --sheet predictions.png --output report.json
@@ -109,7 +109,10 @@ def class_names(arguments: Arguments, records: Sequence[Record]) -> list[str]:
     if arguments.classes_file:
         if not arguments.classes_file.is_file():
             raise ValueError(f"there is no file {arguments.classes_file}; expected one with a class name a line")
-        lines = arguments.classes_file.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = arguments.classes_file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{arguments.classes_file} is no UTF-8 text; expected a class name a line") from error
         classes = [line.strip() for line in lines if line.strip()]
     else:
         classes = list(arguments.classes) or labels

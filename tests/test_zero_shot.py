@@ -142,3 +142,11 @@ def test_an_error_is_one_line_and_a_code(call, labelled: Path, tmp_path: Path, c
 def test_no_server(call, labelled: Path, capsys):
     assert call(labelled, address=closed_address()) == 1
     assert "start a model server there" in capsys.readouterr().err
+
+
+def test_a_class_file_that_is_no_text_is_named(
+    call, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "classes.txt").write_bytes(b"\x89PNG")
+    assert call(labelled, "--classes_file", tmp_path / "classes.txt") == 2
+    assert "classes.txt is no UTF-8 text; expected a class name a line" in capsys.readouterr().err
