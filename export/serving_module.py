@@ -213,7 +213,6 @@ class ServingModule(tf.Module):
 
 def _module_version(tower: Any) -> int:
     """The version of the XlaCallModule op in a tower's graph, which decides what runtimes can run it."""
-    library = tower.get_concrete_function().graph.as_graph_def().library
-    nodes = [node for function in library.function for node in function.node_def]
-    nodes += tower.get_concrete_function().graph.as_graph_def().node
+    graph = tower.get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return max(node.attr["version"].i for node in nodes if node.op == "XlaCallModule")
