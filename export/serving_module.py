@@ -17,6 +17,7 @@ from jax.experimental import jax2tf
 
 from vit22b import image, model, signature
 from vit22b.checkpoint import Description
+from vit22b.tree import Params, leaves
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 Outputs = dict[str, tf.Tensor]
@@ -49,7 +50,7 @@ class ServingModule(tf.Module):
     """Variables and signatures of one model; `signatures` is what tf.saved_model.save takes."""
 
     def __init__(
-        self, description: Description, params: model.Params, batching: Batching, platforms: Sequence[str] = PLATFORMS
+        self, description: Description, params: Params, batching: Batching, platforms: Sequence[str] = PLATFORMS
     ) -> None:
         """Makes the variables and traces the towers.
 
@@ -65,7 +66,7 @@ class ServingModule(tf.Module):
         self._batching = batching
         self._platforms = tuple(platforms)
         contract = signature.signatures(description.config, description.preprocess)
-        names = model.leaves(params)
+        names = leaves(params)
         self._weights = {name: tf.Variable(leaf, trainable=False, name=name) for name, leaf in names.items()}
         self._structure = jax.tree.structure(params)
         self._order = list(names)
@@ -106,22 +107,22 @@ class ServingModule(tf.Module):
 
     # The towers, in JAX.
 
-    def _network(self, params: model.Params) -> model.Model:
+    def _network(self, params: Params) -> model.Model:
         return nnx.merge(self._graph, {**self._shapes, **params})
 
-    def _embed(self, params: model.Params, pixels: jax.Array) -> dict[str, jax.Array]:
+    def _embed(self, params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
         out = self._network(params).image(model.normalise(pixels, self._description.preprocess))
         return {signature.EMBEDDING: out["embedding"]}
 
-    def _features(self, params: model.Params, pixels: jax.Array) -> dict[str, jax.Array]:
+    def _features(self, params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
         out = self._network(params).image(model.normalise(pixels, self._description.preprocess))
         return {signature.POOLED: out["pooled"], signature.TOKENS: out["tokens"]}
 
-    def _logits(self, params: model.Params, pixels: jax.Array) -> dict[str, jax.Array]:
+    def _logits(self, params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
         out = self._network(params).embed_image(model.normalise(pixels, self._description.preprocess))
         return {signature.LOGITS_OUTPUT: out["logits"]}
 
-    def _text(self, params: model.Params, token_ids: jax.Array) -> dict[str, jax.Array]:
+    def _text(self, params: Params, token_ids: jax.Array) -> dict[str, jax.Array]:
         return {signature.EMBEDDING: self._network(params).embed_text(token_ids)["embedding"]}
 
     # The graph around them, in TensorFlow.
@@ -129,7 +130,7 @@ class ServingModule(tf.Module):
     def _tower(
         self,
         name: str,
-        function: Callable[[model.Params, jax.Array], dict[str, jax.Array]],
+        function: Callable[[Params, jax.Array], dict[str, jax.Array]],
         parts: tuple[str, ...],
         contract: signature.Signature,
     ) -> Callable[..., Outputs]:

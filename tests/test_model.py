@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vit22b import block, model
+from vit22b import block, model, stack
 from vit22b.config import SIZES, ModelConfig, Preprocess, text_tower, vit
+from vit22b.tree import leaves, parameter_count
 
 MU = ModelConfig(vit("mu"), classes=10, text=text_tower(vit("mu"), vocabulary=300))
 
@@ -38,13 +39,13 @@ def images():
 
 def test_22b_has_the_papers_number_of_parameters():
     _, params = model.abstract(ModelConfig(vit("22b"), classes=29_593))
-    assert model.parameter_count(params) == 22_385_128_345
+    assert parameter_count(params) == 22_385_128_345
 
 
 def test_22bs_block_kernels_are_12_d_squared_l():
     _, params = model.abstract(ModelConfig(vit("22b")))
-    kernels = {k: v for k, v in model.leaves(params).items() if "blocks" in k and k.endswith("kernel")}
-    assert model.parameter_count(kernels) == 12 * 6144**2 * 48 == 21_743_271_936
+    kernels = {k: v for k, v in leaves(params).items() if "blocks" in k and k.endswith("kernel")}
+    assert parameter_count(kernels) == 12 * 6144**2 * 48 == 21_743_271_936
     assert vit("22b").tokens == 256
     assert vit("22b").head_dim == 128
 
@@ -56,7 +57,7 @@ def test_22bs_block_kernels_are_12_d_squared_l():
 def test_other_sizes_have_their_published_number_of_parameters(size, pooling, billions):
     # Without a classification head; the published figure of e counts its MAP head, the others' do not.
     _, params = model.abstract(ModelConfig(vit(size, pooling=pooling)))
-    assert model.parameter_count(params) / 1e9 == pytest.approx(billions, rel=0.01)
+    assert parameter_count(params) / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 def test_mfu_of_the_paper_follows_from_its_tokens_per_second():
@@ -66,7 +67,7 @@ def test_mfu_of_the_paper_follows_from_its_tokens_per_second():
 
 
 def test_biases_are_on_mlp_in_and_on_the_joint_output_alone():
-    names = set(model.leaves(model.abstract(MU)[1]))
+    names = set(leaves(model.abstract(MU)[1]))
     blocks = {n.removeprefix("image/blocks/") for n in names if n.startswith("image/blocks/")}
     kernels = {f"{n}/kernel" for n in ("query", "key", "value", "attention_out", "mlp_in", "mlp_out")}
     scales = {f"{n}/scale" for n in ("norm", "query_norm", "key_norm")}
@@ -81,7 +82,7 @@ def test_a_block_is_the_papers_formula(network):
     """out = x + Attention(y) + MLP(y), written out once more in NumPy from the parameters alone."""
     graph, state = nnx.split(network.image.blocks)
     layer = jax.tree.map(lambda leaf: leaf[1], state)
-    p = {k: np.asarray(v, np.float64) for k, v in model.leaves(nnx.to_pure_dict(layer)).items()}
+    p = {k: np.asarray(v, np.float64) for k, v in leaves(nnx.to_pure_dict(layer)).items()}
     x = np.asarray(jax.random.normal(jax.random.key(3), (2, 5, 128)))
 
     def rms(v, scale):
@@ -114,7 +115,7 @@ def test_qk_normalisation_bounds_the_attention_logits(network):
 def test_without_qk_normalisation_the_logits_have_no_bound(images):
     config = ModelConfig(vit("mu", qk_norm=False))
     _, params = model.abstract(config)
-    assert not any("query_norm" in name for name in model.leaves(params))
+    assert not any("query_norm" in name for name in leaves(params))
     tower = build(config).image
     graph, state = nnx.split(tower.blocks)
     layer = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], state))
@@ -142,7 +143,7 @@ def test_the_scan_over_layers_equals_a_loop(network):
     looped = x
     for i in range(4):
         looped = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state))(looped)
-    np.testing.assert_allclose(block.run(network.image.blocks, x), looped, atol=1e-5)
+    np.testing.assert_allclose(stack.run(network.image.blocks, x), looped, atol=1e-5)
 
 
 def test_the_output_is_a_dict_of_intermediates(network, images):
@@ -163,7 +164,7 @@ def test_the_output_is_a_dict_of_intermediates(network, images):
 
 def test_a_layers_output_leads_on_to_the_tokens(network, images):
     out = network.image(images, layers=(1,))
-    rest = block.run(network.image.blocks, out["tokens_1"], start=2)
+    rest = stack.run(network.image.blocks, out["tokens_1"], start=2)
     np.testing.assert_allclose(network.image.final_norm(rest), out["tokens"], atol=1e-5)
 
 

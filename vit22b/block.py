@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vit22b.config import TextConfig, ViTConfig
+from vit22b.execution import Execution
 
 BlockConfig = ViTConfig | TextConfig
 
@@ -111,32 +112,19 @@ class Block(nnx.Module):
 
     def queries_and_keys(self, y: Float[Array, "B N D"]) -> tuple[Float[Array, "B N H K"], Float[Array, "B N H K"]]:
         """Queries and keys of normed tokens, each normalised per head, which no sharding of heads makes dearer."""
-        q, k = self.query(y), self.key(y)
+        return self.normed_queries_and_keys(self.query(y), self.key(y))
+
+    def normed_queries_and_keys(
+        self, q: Float[Array, "B N H K"], k: Float[Array, "B N H K"]
+    ) -> tuple[Float[Array, "B N H K"], Float[Array, "B N H K"]]:
+        """QK normalisation of projected queries and keys, where the architecture has it."""
         if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
+            return self.query_norm(q), self.key_norm(k)
         return q, k
 
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    def __call__(self, x: Float[Array, "B N D"], execution: Execution = Execution()) -> Float[Array, "B N D"]:
         y = self.norm(x)
-        attention = self.attention_out(attend(*self.queries_and_keys(y), self.value(y)))
-        mlp = self.mlp_out(jax.nn.gelu(self.mlp_in(y), approximate=True))
-        return x + self.out(attention + mlp)
-
-
-def stack(config: BlockConfig, rngs: nnx.Rngs) -> Block:
-    """L blocks as one module, every parameter with a leading axis L."""
-
-    @nnx.split_rngs(splits=config.depth)
-    @nnx.vmap
-    def make(rngs: nnx.Rngs) -> Block:
-        return Block(config, rngs)
-
-    return make(rngs)
-
-
-def run(blocks: Block, x: Float[Array, "B N D"], start: int = 0, stop: int | None = None) -> Float[Array, "B N D"]:
-    """Runs the layers start..stop of a stack (all by default) as one scan, compiled once whatever the depth."""
-    graph, state = nnx.split(blocks)
-    state = jax.tree.map(lambda leaf: leaf[start:stop], state)
-    x, _ = jax.lax.scan(lambda x, layer: (nnx.merge(graph, layer)(x), None), x, state)
-    return x
+        q, k = self.queries_and_keys(y)
+        attended = attend(execution.heads(q), execution.heads(k), execution.heads(self.value(y)))
+        hidden = jax.nn.gelu(execution.hidden(self.mlp_in(y)), approximate=True)
+        return execution.residual(x + self.out(self.attention_out(attended) + self.mlp_out(hidden)))

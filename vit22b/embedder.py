@@ -14,7 +14,8 @@ from flax import nnx
 
 from vit22b.checkpoint import Trained
 from vit22b.image import image_batches
-from vit22b.model import Params, abstract, normalise
+from vit22b.model import abstract, normalise
+from vit22b.tree import Params
 
 BATCH = 256
 

@@ -12,8 +12,7 @@ The parameters form one tree with the top level `image`, `head`, `text`, `logit_
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
-from vit22b.block import Bias, Linear, Norm, attend, over_last, run, stack
+from vit22b.block import Bias, Linear, Norm, attend, over_last
 from vit22b.config import ModelConfig, Preprocess, ViTConfig
+from vit22b.execution import Execution
+from vit22b.stack import observe, run, stack
 from vit22b.text import TextTower, unit
+from vit22b.tree import Params
 
-Params = dict[str, Any]
 HEAD_BIAS = -10.0  # the paper's: with 29,593 classes, of which few apply, the loss starts near its prior
 LOGIT_SCALE = math.log(10.0)  # LiT's start for the learned temperature, as a logarithm
 
@@ -66,13 +67,21 @@ class ImageTower(nnx.Module):
         self.final_norm = Norm(d)
         self.pool = AttentionPool(config, rngs) if config.pooling == "map" else None
 
-    def __call__(self, images: Float[Array, "B R R C"], layers: Sequence[int] = ()) -> dict[str, Float[Array, "..."]]:
+    def embed_patches(self, images: Float[Array, "B R R C"]) -> Float[Array, "B N D"]:
+        """The tokens that the first block takes: projected patches with their positions."""
+        x = self.patch_projection(patches(images, self.patch))
+        return x + resize_positions(self.position_embedding[...], x.shape[1]).astype(x.dtype)[None]
+
+    def __call__(
+        self, images: Float[Array, "B R R C"], layers: Sequence[int] = (), execution: Execution = Execution()
+    ) -> dict[str, Float[Array, "..."]]:
         """Runs the tower.
 
         Args:
             images: values in the range of the model's preprocessing; their dtype is the activations'. Another
                 resolution than the configuration's resizes the position embedding in 2D.
             layers: 0-based blocks whose output is wanted too.
+            execution: how to run it; its dtype is that of the images.
 
         Returns:
             tokens [B, N, D] behind the final norm, pooled [B, D], embedding [B, D] of unit length in float32, and for
@@ -84,16 +93,15 @@ class ImageTower(nnx.Module):
         out_of_range = [i for i in layers if not 0 <= i < self.depth]
         if out_of_range:
             raise ValueError(f"no layer {out_of_range}; this tower has layers 0 to {self.depth - 1}")
-        x = self.patch_projection(patches(images, self.patch))
-        x = x + resize_positions(self.position_embedding[...], x.shape[1]).astype(x.dtype)[None]
+        x = self.embed_patches(images)
         outputs = {}
         start = 0
         for layer in sorted(set(layers)):  # segments, since XLA keeps a scan's unused outputs
-            x = run(self.blocks, x, start, layer + 1)
+            x = run(self.blocks, x, start, layer + 1, execution)
             outputs[f"tokens_{layer}"] = x
             start = layer + 1
         if start < self.depth:
-            x = run(self.blocks, x, start)
+            x = run(self.blocks, x, start, execution=execution)
         tokens = self.final_norm(x)
         pooled = tokens.mean(axis=1) if self.pool is None else self.pool(tokens)
         return {**outputs, "tokens": tokens, "pooled": pooled, "embedding": unit(pooled)}
@@ -121,14 +129,20 @@ class Model(nnx.Module):
         self.logit_scale = nnx.Param(jnp.asarray(LOGIT_SCALE)) if config.text else None
 
     def embed_image(
-        self, images: Float[Array, "B R R C"], layers: Sequence[int] = ()
+        self, images: Float[Array, "B R R C"], layers: Sequence[int] = (), execution: Execution = Execution()
     ) -> dict[str, Float[Array, "..."]]:
         """The image tower's dict (see there) and, with a head, logits [B, Y] in float32."""
-        out = self.image(images, layers)
+        out = self.image(images, layers, execution)
         return out if self.head is None else {**out, "logits": self.head(out["pooled"])}
 
+    def observe(
+        self, images: Float[Array, "B R R C"], execution: Execution = Execution()
+    ) -> dict[str, Float[Array, " L"]]:
+        """The image tower's stability signals by layer; see vit22b.stack.observe."""
+        return observe(self.image.blocks, self.image.embed_patches(images), execution)
+
     def embed_text(
-        self, token_ids: Int[Array, "B T"], dtype: DTypeLike = jnp.float32
+        self, token_ids: Int[Array, "B T"], execution: Execution = Execution()
     ) -> dict[str, Float[Array, "..."]]:
         """The text tower's dict (see TextTower).
 
@@ -137,7 +151,7 @@ class Model(nnx.Module):
         """
         if self.text is None:
             raise ValueError("this model has no text tower; train one with train/lit.py")
-        return self.text(token_ids, dtype)
+        return self.text(token_ids, execution)
 
 
 def normalise(
@@ -177,14 +191,3 @@ def abstract(config: ModelConfig) -> tuple[nnx.GraphDef[Model], Params]:
 def init(config: ModelConfig, key: jax.Array, head_bias: float = HEAD_BIAS) -> Params:
     """Initial parameters as a nested dict of float32 arrays; jit it with out_shardings to make them in place."""
     return nnx.to_pure_dict(nnx.state(Model(config, nnx.Rngs(params=key), head_bias)))
-
-
-def leaves(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree as {"image/blocks/query/kernel": leaf, ...}, in the tree's own order."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in paths}
-
-
-def parameter_count(params: Mapping[str, Any]) -> int:
-    """Number of parameters of a tree of arrays or of their shapes."""
-    return sum(math.prod(leaf.shape) for leaf in leaves(params).values())

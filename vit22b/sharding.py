@@ -13,7 +13,7 @@ import jax
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vit22b.model import leaves
+from vit22b.tree import leaves
 
 DATA, MODEL = "data", "model"
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vit22b.config import Pooling, Preprocess
-from vit22b.model import leaves
+from vit22b.tree import leaves
 
 _TOWERS = ("image", "text")
 

@@ -5,14 +5,17 @@ tokenizer pads and cuts), so the last position is there in every text and learns
 (Zhai et al. 2022, LiT).
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from vit22b.block import Linear, Norm, run, stack
+from vit22b.block import Linear, Norm
 from vit22b.config import TextConfig
+from vit22b.execution import Execution
+from vit22b.stack import run, stack
 
 
 class TextTower(nnx.Module):
@@ -26,19 +29,22 @@ class TextTower(nnx.Module):
         self.final_norm = Norm(config.width)
         self.projection = Linear("BW,WD->BD", (config.width, config.projection), rngs)
 
-    def __call__(self, token_ids: Int[Array, "B T"], dtype: DTypeLike = jnp.float32) -> dict[str, Float[Array, "..."]]:
+    def __call__(
+        self, token_ids: Int[Array, "B T"], execution: Execution = Execution()
+    ) -> dict[str, Float[Array, "..."]]:
         """Embeds texts.
 
         Args:
             token_ids: as the checkpoint's tokenizer gives them, each text T long.
-            dtype: of the activations.
+            execution: how to run it; the asynchronous parallel layers are the image tower's alone.
 
         Returns:
             tokens [B, T, W], pooled [B, D], and embedding [B, D] of unit length in float32.
         """
-        x = jnp.take(self.token_embedding[...], token_ids, axis=0).astype(dtype)
-        x = x + self.position_embedding[...].astype(dtype)[None]
-        tokens = self.final_norm(run(self.blocks, x))
+        execution = dataclasses.replace(execution, parallel="gspmd")
+        x = jnp.take(self.token_embedding[...], token_ids, axis=0).astype(execution.dtype)
+        x = x + self.position_embedding[...].astype(execution.dtype)[None]
+        tokens = self.final_norm(run(self.blocks, x, execution=execution))
         pooled = self.projection(tokens[:, -1])
         return {"tokens": tokens, "pooled": pooled, "embedding": unit(pooled)}
 

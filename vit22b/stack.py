@@ -1,0 +1,67 @@
+"""The stack of blocks: L blocks with stacked parameters, run as one scan.
+
+Between batch and train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server ->
+client; the image tower and the text tower are each one stack with something before and behind it.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vit22b.block import Block, BlockConfig, attention_logits
+from vit22b.execution import Execution
+
+
+def stack(config: BlockConfig, rngs: nnx.Rngs) -> Block:
+    """L blocks as one module, every parameter with a leading axis L."""
+
+    @nnx.split_rngs(splits=config.depth)
+    @nnx.vmap
+    def make(rngs: nnx.Rngs) -> Block:
+        return Block(config, rngs)
+
+    return make(rngs)
+
+
+def run(
+    blocks: Block, x: Float[Array, "B N D"], start: int = 0, stop: int | None = None, execution: Execution = Execution()
+) -> Float[Array, "B N D"]:
+    """Runs the layers start..stop of a stack (all by default) as one scan, compiled once whatever the depth."""
+    graph, state = nnx.split(blocks)
+    state = jax.tree.map(lambda leaf: leaf[start:stop], state)
+
+    @execution.rematerialised
+    def layer(x: Float[Array, "B N D"], state: nnx.State) -> Float[Array, "B N D"]:
+        return nnx.merge(graph, state)(x, execution)
+
+    x, _ = jax.lax.scan(lambda x, state: (layer(x, state), None), execution.residual(x), state)
+    return x
+
+
+def observe(
+    blocks: Block, x: Float[Array, "B N D"], execution: Execution = Execution()
+) -> dict[str, Float[Array, " L"]]:
+    """What foretells a divergence, layer by layer (Dehghani et al. 2023, section 2 and figure 1).
+
+    Returns:
+        max_logit: the largest attention logit; entropy: of the attention's weights in nats, the mean over images,
+        heads and queries (log N where it is uniform, 0 where one token gets all); activation_norm: root mean square of
+        the block's output.
+    """
+    graph, state = nnx.split(blocks)
+
+    def layer(x: Float[Array, "B N D"], state: nnx.State) -> tuple[Float[Array, "B N D"], dict[str, jax.Array]]:
+        block = nnx.merge(graph, state)
+        q, k = block.queries_and_keys(block.norm(x))
+        logits = attention_logits(execution.heads(q), execution.heads(k))
+        log_weights = jax.nn.log_softmax(logits)
+        out = block(x, execution)
+        return out, {
+            "max_logit": logits.max(),
+            "entropy": -(jnp.exp(log_weights) * log_weights).sum(axis=-1).mean(),
+            "activation_norm": jnp.sqrt(jnp.square(out.astype(jnp.float32)).mean()),
+        }
+
+    _, signals = jax.lax.scan(layer, execution.residual(x), state)
+    return signals

@@ -1,0 +1,23 @@
+"""The parameters' tree by names, whatever makes it or stores it.
+
+Under the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+Params = dict[str, Any]
+
+
+def leaves(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree as {"image/blocks/query/kernel": leaf, ...}, in the tree's own order."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in paths}
+
+
+def parameter_count(params: Mapping[str, Any]) -> int:
+    """Number of parameters of a tree of arrays or of their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in leaves(params).values())
