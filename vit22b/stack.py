@@ -4,6 +4,8 @@ Between batch and train state on the walk image -> batch -> train state -> check
 client; the image tower and the text tower are each one stack with something before and behind it.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -32,7 +34,7 @@ def run(
     state = jax.tree.map(lambda leaf: leaf[start:stop], state)
 
     @execution.rematerialised
-    def layer(x: Float[Array, "B N D"], state: nnx.State) -> Float[Array, "B N D"]:
+    def layer(x: Float[Array, "B N D"], state: Any) -> Float[Array, "B N D"]:
         return nnx.merge(graph, state)(x, execution)
 
     x, _ = jax.lax.scan(lambda x, state: (layer(x, state), None), execution.residual(x), state)
@@ -51,7 +53,7 @@ def observe(
     """
     graph, state = nnx.split(blocks)
 
-    def layer(x: Float[Array, "B N D"], state: nnx.State) -> tuple[Float[Array, "B N D"], dict[str, jax.Array]]:
+    def layer(x: Float[Array, "B N D"], state: Any) -> tuple[Float[Array, "B N D"], dict[str, jax.Array]]:
         block = nnx.merge(graph, state)
         q, k = block.queries_and_keys(block.norm(x))
         logits = attention_logits(execution.heads(q), execution.heads(k))
