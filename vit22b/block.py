@@ -29,9 +29,7 @@ class Norm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(size))
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + EPSILON)
-        return (x32 * over_last(self.scale[...], x32)).astype(x.dtype)
+        return rms_norm(x, self.scale[...])
 
 
 class Linear(nnx.Module):
@@ -68,6 +66,13 @@ class Bias(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         return x + over_last(self.bias[...], x)
+
+
+def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"]) -> Float[Array, "*B D"]:
+    """x over its root mean square, times a scale, computed in float32."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + EPSILON)
+    return (x32 * over_last(scale, x32)).astype(x.dtype)
 
 
 def over_last(vector: Float[Array, " D"], x: Float[Array, "*B D"]) -> Float[Array, "*ones D"]:

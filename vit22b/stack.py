@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from vit22b import asynchronous
 from vit22b.block import Block, BlockConfig, attention_logits
 from vit22b.execution import Execution
 
@@ -32,6 +33,8 @@ def run(
     """Runs the layers start..stop of a stack (all by default) as one scan, compiled once whatever the depth."""
     graph, state = nnx.split(blocks)
     state = jax.tree.map(lambda leaf: leaf[start:stop], state)
+    if execution.parallel == "ring":
+        return asynchronous.run(nnx.to_pure_dict(state), x, execution)
 
     @execution.rematerialised
     def layer(x: Float[Array, "B N D"], state: Any) -> Float[Array, "B N D"]:
