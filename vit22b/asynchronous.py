@@ -79,53 +79,53 @@ class _Stack:
         return self.execution.mesh.shape[MODEL] if self.execution.split == "images" else 1
 
     def forward(self, blocks: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+        """The output, and what the backward pass needs of each layer: its input, and what remat keeps of z."""
         depth = blocks["norm"]["scale"].shape[0]
 
         def body(carry: Any, layer: jax.Array) -> tuple[Any, Any]:
-            x, (w_in, w_out) = carry
-            following = self.weights(blocks, jnp.minimum(layer + 1, depth - 1))
+            x, w_in = carry
+            following = self.weight(blocks, jnp.minimum(layer + 1, depth - 1), INPUTS)
+            w_out = self.weight(blocks, layer, OUTPUTS)
             small = self.small(blocks, layer)
             y, _ = self.norm(x, small["norm"])
             z, _ = expand(jax.lax.optimization_barrier(y), w_in, self.execution.split, MODEL)
             joined = [jax.lax.optimization_barrier(self.middle(piece, small)) for piece in z]
-            out = reduce(joined, w_out, self.execution.split, MODEL)
-            out = x + out + over_last(small["out"], x)
+            out = x + reduce(joined, w_out, self.execution.split, MODEL) + over_last(small["out"], x)
             return (out, following), (x, z if self.pieces else [])
 
-        (x, _), saved = jax.lax.scan(body, (x, self.weights(blocks, 0)), jnp.arange(depth))
+        (x, _), saved = jax.lax.scan(body, (x, self.weight(blocks, 0, INPUTS)), jnp.arange(depth))
         return x, saved
 
     def backward(self, blocks: Params, saved: Any, dx: jax.Array) -> tuple[Params, jax.Array]:
+        """The cotangents of the parameters and of the tokens."""
         depth = blocks["norm"]["scale"].shape[0]
-        gradients = {name: jnp.zeros_like(blocks[name]["kernel"]) for name in (*INPUTS, *OUTPUTS)}
 
         def body(carry: Any, kept: Any) -> tuple[Any, Any]:
             layer, (x, z) = kept
-            dx, weights, behind, gradients = carry
-            following = self.weights(blocks, jnp.maximum(layer - 1, 0))
-            gradients = self.store(gradients, behind, jnp.minimum(layer + 1, depth - 1))
-            dx, gradient, small = self.layer_backward(x, z, dx, weights, self.small(blocks, layer))
-            return (dx, following, gradient, gradients), small
+            dx, w_out = carry
+            following = self.weight(blocks, jnp.maximum(layer - 1, 0), OUTPUTS)
+            w_in = self.weight(blocks, layer, INPUTS)
+            weights = w_in, w_out
+            dx, *gradients = self.layer_backward(x, z, dx, weights, blocks, self.small(blocks, layer))
+            return (dx, following), gradients
 
-        start = self.weights(blocks, depth - 1)
-        carry = (dx, start, jax.tree.map(jnp.zeros_like, start), gradients)
-        (dx, _, behind, gradients), small = jax.lax.scan(body, carry, (jnp.arange(depth), saved), reverse=True)
-        gradients = self.store(gradients, behind, 0)
-        return self.tree(gradients, small, blocks), dx
+        carry = (dx, self.weight(blocks, depth - 1, OUTPUTS))
+        (dx, _), (kernels, small) = jax.lax.scan(body, carry, (jnp.arange(depth), saved), reverse=True)
+        return self.tree(kernels, small, blocks), dx
 
     def layer_backward(
-        self, x: jax.Array, z: list[jax.Array], dx: jax.Array, weights: Any, small: Params
-    ) -> tuple[jax.Array, Any, Params]:
-        """One layer: the cotangent of its input, of both its weights, and of its small parameters."""
+        self, x: jax.Array, z: list[jax.Array], dx: jax.Array, weights: Any, blocks: Params, small: Params
+    ) -> tuple[jax.Array, Params, Params]:
+        """One layer: the cotangents of its input, of its kernels (this device's shards) and of its small parameters."""
         split = self.execution.split
         w_in, w_out = weights
+        d_joined, d_chunks = expand(dx, w_out, split, MODEL)
         y, normed = self.norm(x, small["norm"])
         y = jax.lax.optimization_barrier(y)
         if z:
             chunks = gather(y, MODEL)
         else:
             z, chunks = expand(y, w_in, split, MODEL)
-        d_joined, d_chunks = expand(dx, w_out, split, MODEL)
         joined, dz, d_small = [], [], []
         for piece, cotangent in zip(z, d_joined, strict=True):
             value, derivative = jax.vjp(self.middle, piece, small)
@@ -133,14 +133,14 @@ class _Stack:
             joined.append(jax.lax.optimization_barrier(value))
             dz.append(jax.lax.optimization_barrier(d_piece))
             d_small.append(d_parameters)
-        dw_out = weight_gradient(d_chunks, joined, split, MODEL)
-        dw_in = weight_gradient(chunks, dz, split, MODEL)
-        dy = reduce(dz, w_in, split, MODEL)
+        kernels = {
+            **self.shards(weight_gradient(d_chunks, joined, split, MODEL), blocks, OUTPUTS),
+            **self.shards(weight_gradient(chunks, dz, split, MODEL), blocks, INPUTS),
+        }
         total = jax.tree.map(lambda *parts: sum(parts), *d_small)
-        d_norm, through_norm = self.norm_backward(normed, dy, small["norm"])
-        total["norm"] = d_norm
         total["out"] = dx.astype(jnp.float32).sum(axis=(0, 1))
-        return dx + through_norm, (dw_in, dw_out), total
+        total["norm"], through_norm = self.norm_backward(normed, reduce(dz, w_in, split, MODEL), small["norm"])
+        return dx + through_norm, kernels, total
 
     def middle(self, z: jax.Array, small: Params) -> jax.Array:
         """Between the two matmuls: attention of the local heads and GELU of the local hidden units, side by side."""
@@ -172,8 +172,8 @@ class _Stack:
         local = x.mean(axis=-1, keepdims=True)
         return local if self.execution.split == "images" else jax.lax.pmean(local, MODEL)
 
-    def weights(self, blocks: Params, layer: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-        """The two joined weights of a layer, [D, M] with the width whole and the other axis this device's."""
+    def weight(self, blocks: Params, layer: jax.Array | int, names: tuple[str, ...]) -> jax.Array:
+        """A layer's joined kernels as one weight [D, M]: the width whole, the other axis this device's."""
 
         def part(name: str) -> jax.Array:
             kernel = jax.lax.dynamic_index_in_dim(blocks[name]["kernel"], layer, keepdims=False)
@@ -182,26 +182,20 @@ class _Stack:
                 return kernel.reshape(-1, kernel.shape[-1]).T
             return kernel.reshape(kernel.shape[0], -1)
 
-        def joined(names: tuple[str, ...]) -> jax.Array:
-            shard = jnp.concatenate([part(name) for name in names], axis=1)
-            return jax.lax.all_gather(shard, DATA, axis=0, tiled=True)
+        shard = jnp.concatenate([part(name) for name in names], axis=1)
+        return jax.lax.all_gather(shard, DATA, axis=0, tiled=True)
 
-        return joined(INPUTS), joined(OUTPUTS)
-
-    def store(self, gradients: Params, behind: Any, layer: jax.Array | int) -> Params:
-        """Sums a layer's weight gradients over `data`, and writes this device's shard where the parts belong."""
-        stored = dict(gradients)
-        for names, gradient in zip((INPUTS, OUTPUTS), behind, strict=True):
-            shard = jax.lax.psum_scatter(gradient, DATA, scatter_dimension=0, tiled=True)
-            begin = 0
-            for name in names:
-                one = gradients[name].shape[1:]
-                columns = gradients[name][0].size // shard.shape[0]
-                piece = shard[:, begin : begin + columns]
-                piece = (piece.T if name in OUTPUTS else piece).reshape(one).astype(gradients[name].dtype)
-                stored[name] = jax.lax.dynamic_update_index_in_dim(gradients[name], piece, layer, 0)
-                begin += columns
-        return stored
+    def shards(self, gradient: jax.Array, blocks: Params, names: tuple[str, ...]) -> Params:
+        """A joined gradient summed over `data`, and this device's shard of it as the kernels that it is made of."""
+        shard = jax.lax.psum_scatter(gradient, DATA, scatter_dimension=0, tiled=True)
+        kernels, begin = {}, 0
+        for name in names:
+            kernel = blocks[name]["kernel"]
+            end = begin + kernel[0].size // shard.shape[0]
+            part = shard[:, begin:end].T if name in OUTPUTS else shard[:, begin:end]
+            kernels[name] = part.reshape(kernel.shape[1:]).astype(kernel.dtype)
+            begin = end
+        return kernels
 
     def small(self, blocks: Params, layer: jax.Array) -> Params:
         """What a layer has besides its kernels: scales and biases."""

@@ -104,9 +104,8 @@ def reduce(
 def weight_gradient(chunks: Chunks, z: Sequence[Float[Array, "b N M"]], split: Split, ring: str) -> Float[Array, "D M"]:
     """The sum over tokens of x^T z: of `expand` with z its cotangent, of `reduce` with x the cotangent's chunks."""
     if split == "images":
-        # One matmul over all tokens. Unfused, as the compiler makes a slow matmul of one that concatenates by itself.
-        tokens = jax.lax.optimization_barrier(jnp.concatenate(list(chunks.values())))
-        return _outer(tokens, jax.lax.optimization_barrier(jnp.concatenate(z)))
+        # A sum of matmuls, each adding to the one before: concatenated operands would be written and read once more.
+        return functools.reduce(jnp.add, map(_outer, chunks.values(), z))
     (whole,) = z
     blocks = jnp.stack([_outer(chunk, whole) for chunk in chunks.values()])
     # Block j of the rows is the one at offset j - i.
