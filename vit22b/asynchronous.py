@@ -102,14 +102,14 @@ class _Stack:
 
         def body(carry: Any, kept: Any) -> tuple[Any, Any]:
             layer, (x, z) = kept
-            dx, w_out = carry
-            following = self.weight(blocks, jnp.maximum(layer - 1, 0), OUTPUTS)
-            w_in = self.weight(blocks, layer, INPUTS)
-            weights = w_in, w_out
+            dx, weights = carry
+            # Or the compiler lays the whole stack of saved inputs out anew in every trip, as one reader likes it.
+            x = jax.lax.optimization_barrier(x)
+            following = self.weights(blocks, jnp.maximum(layer - 1, 0))
             dx, *gradients = self.layer_backward(x, z, dx, weights, blocks, self.small(blocks, layer))
             return (dx, following), gradients
 
-        carry = (dx, self.weight(blocks, depth - 1, OUTPUTS))
+        carry = (dx, self.weights(blocks, depth - 1))
         (dx, _), (kernels, small) = jax.lax.scan(body, carry, (jnp.arange(depth), saved), reverse=True)
         return self.tree(kernels, small, blocks), dx
 
@@ -133,10 +133,10 @@ class _Stack:
             joined.append(jax.lax.optimization_barrier(value))
             dz.append(jax.lax.optimization_barrier(d_piece))
             d_small.append(d_parameters)
-        kernels = {
-            **self.shards(weight_gradient(d_chunks, joined, split, MODEL), blocks, OUTPUTS),
-            **self.shards(weight_gradient(chunks, dz, split, MODEL), blocks, INPUTS),
-        }
+        dw_out = weight_gradient(d_chunks, joined, split, MODEL)
+        # The scatter of this one is hidden by the matmuls of `reduce`, which have to come after it for that.
+        dw_in, dz[0] = jax.lax.optimization_barrier((weight_gradient(chunks, dz, split, MODEL), dz[0]))
+        kernels = {**self.shards(dw_out, blocks, OUTPUTS), **self.shards(dw_in, blocks, INPUTS)}
         total = jax.tree.map(lambda *parts: sum(parts), *d_small)
         total["out"] = dx.astype(jnp.float32).sum(axis=(0, 1))
         total["norm"], through_norm = self.norm_backward(normed, reduce(dz, w_in, split, MODEL), small["norm"])
@@ -171,6 +171,9 @@ class _Stack:
         """Over all features, wherever they are; one float a token travels where they are split."""
         local = x.mean(axis=-1, keepdims=True)
         return local if self.execution.split == "images" else jax.lax.pmean(local, MODEL)
+
+    def weights(self, blocks: Params, layer: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        return self.weight(blocks, layer, INPUTS), self.weight(blocks, layer, OUTPUTS)
 
     def weight(self, blocks: Params, layer: jax.Array | int, names: tuple[str, ...]) -> jax.Array:
         """A layer's joined kernels as one weight [D, M]: the width whole, the other axis this device's."""
