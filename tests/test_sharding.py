@@ -10,7 +10,7 @@ from train import optimizer
 from train.state import abstract_state
 from vit22b import model, sharding
 from vit22b.config import ModelConfig, text_tower, vit
-from vit22b.model import leaves
+from vit22b.tree import leaves
 
 MESHES = [(1, 8), (2, 4), (4, 2), (8, 1), (1, 1)]
 WHOLE_MU = model.abstract(ModelConfig(vit("mu"), classes=10, text=text_tower(vit("mu"), vocabulary=300)))[1]
@@ -59,15 +59,56 @@ def test_a_parameter_of_another_rank_than_its_rule_is_named():
         sharding.named_sharding("head/kernel", (10,), sharding.make_mesh())
 
 
-def test_a_dimension_that_does_not_divide_is_named_with_what_does():
+def test_a_dimension_that_does_not_divide_is_named_with_its_rule_and_the_nearest_mesh():
     shapes = model.abstract(ModelConfig(vit("Ti")))[1]
-    message = r"query/kernel has shape \(12, 192, 3, 64\); its axis 'heads' of 3 does not divide over 2 devices of the "
-    with pytest.raises(ValueError, match=message + "mesh axis 'model'; the nearest that does is 1"):
-        sharding.param_shardings(
-            {"image": {"blocks": {"query": shapes["image"]["blocks"]["query"]}}}, sharding.make_mesh(1, 2)
-        )
-    with pytest.raises(ValueError, match=r"axis 'embed' of 100 does not divide over 8 .* the nearest that does is 5"):
+    query = {"image": {"blocks": {"query": shapes["image"]["blocks"]["query"]}}}
+    message = (
+        r"image/blocks/query/kernel has shape \(12, 192, 3, 64\); its axis 'heads' of 3 does not divide over 4 devices "
+        r"of the mesh axis 'model' \(rule: heads -> model\); the nearest mesh that does is 8x1"
+    )
+    with pytest.raises(ValueError, match=message):
+        sharding.param_shardings(query, sharding.make_mesh(2, 4))
+    with pytest.raises(
+        ValueError, match=r"axis 'embed' of 100 does not divide over 8 .* nearest mesh that does is 4x2"
+    ):
         sharding.named_sharding("head/kernel", (100, 10), sharding.make_mesh(8, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one", (1, 1, sharding.RULES)),
+        ("data", (8, 1, sharding.REPLICATED)),
+        ("fsdp", (8, 1, sharding.RULES)),
+        ("2d", (2, 4, sharding.RULES)),
+        ("4x2", (4, 2, sharding.RULES)),
+    ],
+)
+def test_a_mesh_has_presets(text, expected):
+    assert sharding.parse_mesh(text, devices=8) == expected
+
+
+@pytest.mark.parametrize("text", ["", "4", "4x", "x2", "4x2x1", "3d"])
+def test_a_mesh_that_is_none_is_refused_with_the_presets(text):
+    with pytest.raises(ValueError, match=rf"a mesh '{text}'; expected one, data, fsdp, 2d, or DATAxMODEL such as 16x4"):
+        sharding.parse_mesh(text, devices=8)
+
+
+def test_data_parallelism_alone_has_every_parameter_on_every_device():
+    shapes = model.abstract(HEAD)[1]
+    places = sharding.param_shardings(shapes, sharding.make_mesh(8, 1), sharding.REPLICATED)
+    assert all(place.is_fully_replicated for place in jax.tree.leaves(places))
+
+
+def test_the_table_has_every_parameter_and_the_bytes_of_a_chip():
+    shapes = model.abstract(HEAD)[1]
+    table = sharding.table(shapes, sharding.make_mesh(4, 2))
+    parameter, shape, logical, mesh, size = (list(column.cells) for column in table.columns)
+    assert parameter[:-1] == list(leaves(shapes))
+    at = parameter.index("image/blocks/mlp_in/kernel")
+    assert (shape[at], logical[at], mesh[at]) == ("2x128x512", "layers embed mlp", "- data model")
+    assert size[at] == f"{2 * 128 * 512 * 4 // 8:,}"
+    assert int(size[-1].replace(",", "")) == sum(int(cell.replace(",", "")) for cell in size[:-1])
 
 
 def test_too_few_devices_is_an_error_with_the_remedy():

@@ -21,12 +21,16 @@ from jaxtyping import Array, Float
 
 from vit22b.block import EPSILON, attend, over_last, rms_norm
 from vit22b.execution import Execution, Split
+from vit22b.fully_sharded import gather_rows, scatter_rows
 from vit22b.parallel import expand, gather, reduce, weight_gradient
 from vit22b.sharding import DATA, MODEL, named_sharding
 from vit22b.tree import Params, leaves
 
 INPUTS = ("query", "key", "value", "mlp_in")
 OUTPUTS = ("attention_out", "mlp_out")
+# Times that a layer's tokens, of width D, go round the ring: into the first matmul and out of the second; backward the
+# cotangent in, the normed input once more, and the cotangent out.
+RINGS = 5
 
 
 def run(blocks: Params, x: Float[Array, "B N D"], execution: Execution) -> Float[Array, "B N D"]:
@@ -44,7 +48,7 @@ def run(blocks: Params, x: Float[Array, "B N D"], execution: Execution) -> Float
     _check(x.shape, execution.split, execution.mesh)
     stack = _Stack(execution, blocks["query"]["kernel"].shape[-1])
     specs = _specs(blocks, execution.split, execution.mesh)
-    tokens = PartitionSpec(*execution.residual_axes())
+    tokens = execution.residual_spec
     kept = (PartitionSpec(None, *tokens), [PartitionSpec(None, (DATA, MODEL))] * stack.pieces)
     shard = functools.partial(jax.shard_map, mesh=execution.mesh, check_vma=False)
 
@@ -186,11 +190,11 @@ class _Stack:
             return kernel.reshape(kernel.shape[0], -1)
 
         shard = jnp.concatenate([part(name) for name in names], axis=1)
-        return jax.lax.all_gather(shard, DATA, axis=0, tiled=True)
+        return gather_rows(shard, DATA)
 
     def shards(self, gradient: jax.Array, blocks: Params, names: tuple[str, ...]) -> Params:
         """A joined gradient summed over `data`, and this device's shard of it as the kernels that it is made of."""
-        shard = jax.lax.psum_scatter(gradient, DATA, scatter_dimension=0, tiled=True)
+        shard = scatter_rows(gradient, DATA)
         kernels, begin = {}, 0
         for name in names:
             kernel = blocks[name]["kernel"]

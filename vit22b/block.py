@@ -69,7 +69,7 @@ class Bias(nnx.Module):
 
 
 def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"]) -> Float[Array, "*B D"]:
-    """x over its root mean square, times a scale, computed in float32."""
+    """Divides by the root mean square over the last axis and multiplies by a scale, in float32."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + EPSILON)
     return (x32 * over_last(scale, x32)).astype(x.dtype)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vit22b.sharding import DATA, MODEL
+from vit22b.sharding import activation_spec
 
 Remat = Literal["none", "dots", "full", "offload"]
 Parallel = Literal["gspmd", "ring"]
@@ -53,21 +53,22 @@ class Execution:
         if self.parallel == "ring" and self.remat == "offload":
             raise ValueError("remat offload is of gspmd; with ring take full, dots or none")
 
+    @property
+    def residual_spec(self) -> PartitionSpec:
+        """The mesh axes of the tokens [B, N, D] between blocks."""
+        return activation_spec(f"residual_by_{self.split}")
+
     def residual(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """Tokens between blocks, laid out as `split` says."""
-        return self._constrain(x, *self.residual_axes())
-
-    def residual_axes(self) -> tuple[Any, ...]:
-        """The mesh axes of the tokens [B, N, D] between blocks."""
-        return ((DATA, MODEL), None, None) if self.split == "images" else (DATA, None, MODEL)
+        return self._constrain(x, self.residual_spec)
 
     def heads(self, x: Float[Array, "B N H K"]) -> Float[Array, "B N H K"]:
         """Queries, keys or values, their heads over `model`."""
-        return self._constrain(x, DATA, None, MODEL, None)
+        return self._constrain(x, activation_spec("heads"))
 
     def hidden(self, x: Float[Array, "B N F"]) -> Float[Array, "B N F"]:
         """The MLP's hidden units, split over `model`."""
-        return self._constrain(x, DATA, None, MODEL)
+        return self._constrain(x, activation_spec("hidden"))
 
     def rematerialised(self, layer: Callable[..., Any]) -> Callable[..., Any]:
         """A layer whose backward pass keeps what `remat` says."""
@@ -82,7 +83,7 @@ class Execution:
         # A scan's body is compiled once and its iterations are apart, so nothing can be merged with the forward pass.
         return jax.checkpoint(layer, policy=policy[self.remat], prevent_cse=False)
 
-    def _constrain(self, x: Float[Array, "..."], *axes: Any) -> Float[Array, "..."]:
+    def _constrain(self, x: Float[Array, "..."], spec: PartitionSpec) -> Float[Array, "..."]:
         if self.mesh is None or self.mesh.size == 1:
             return x
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))

@@ -1,35 +1,56 @@
-"""The mesh, and the rules that lay parameters and batches out on it, in the manner of Mesh TensorFlow.
+"""The mesh, and the rules that lay parameters and activations out on it, in the manner of Mesh TensorFlow.
 
 Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Every
-parameter has logical axes, found by its name; one table maps logical axes to the mesh axes `data` and `model`. The
-stored tree never depends on the mesh, only where its pieces lie does.
+parameter has logical axes, found by its name, and so has every named activation; one table maps logical axes to the
+mesh axes `data` and `model`. The stored tree never depends on the mesh, only where its pieces lie does.
 """
 
+import math
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from rich.table import Table
 
 from vit22b.tree import leaves
 
 DATA, MODEL = "data", "model"
 
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
 # Logical axis -> mesh axis. `embed` of a kernel is split over data, gathered before use; what is small stays whole.
-RULES: dict[str, str | None] = {
-    "batch": DATA,
-    "heads": MODEL,
-    "mlp": MODEL,
-    "embed": DATA,
-    "layers": None,
-    "head_dim": None,
-    "patch": None,
-    "positions": None,
-    "vocabulary": None,
-    "classes": None,
-    "features": None,
+RULES: Rules = MappingProxyType(
+    {
+        "batch": DATA,
+        "images": (DATA, MODEL),
+        "tokens": None,
+        "width": MODEL,
+        "heads": MODEL,
+        "mlp": MODEL,
+        "embed": DATA,
+        "layers": None,
+        "head_dim": None,
+        "patch": None,
+        "positions": None,
+        "vocabulary": None,
+        "classes": None,
+        "features": None,
+    }
+)
+# Data parallelism alone: every device has all parameters.
+REPLICATED: Rules = MappingProxyType({**RULES, "embed": None})
+
+# Name of an activation -> its logical axes. Tokens between blocks are split over `model` in one of two ways.
+ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
+    "pixels": ("batch",),
+    "residual_by_images": ("images", "tokens", "features"),
+    "residual_by_features": ("batch", "tokens", "width"),
+    "heads": ("batch", "tokens", "heads", "head_dim"),
+    "hidden": ("batch", "tokens", "mlp"),
 }
 
 # Name of a parameter below `image`, `text` or the top -> its logical axes, without the leading `layers` of a stack.
@@ -73,6 +94,31 @@ def make_mesh(data: int = 1, model: int = 1) -> Mesh:
     return jax.make_mesh((data, model), (DATA, MODEL), axis_types=auto, devices=devices[: data * model])
 
 
+def parse_mesh(text: str, devices: int) -> tuple[int, int, Rules]:
+    """What a mesh's name stands for.
+
+    Args:
+        text: "16x4" for data x model; or one: a single device; data: all devices hold all parameters; fsdp: parameters
+            split over all devices; 2d: as fsdp, with 4 devices (or 2) along model where they divide.
+        devices: how many there are.
+
+    Returns:
+        Devices along data, devices along model, and the rules.
+
+    Raises:
+        ValueError: none of these.
+    """
+    few = next(size for size in (4, 2, 1) if devices % size == 0)  # the least traffic is where model is small
+    presets = {"one": (1, 1, RULES), "data": (devices, 1, REPLICATED), "fsdp": (devices, 1, RULES)}
+    presets["2d"] = (devices // few, few, RULES)
+    if text in presets:
+        return presets[text]
+    data, _, model = text.partition("x")
+    if not (data.isdigit() and model.isdigit()):
+        raise ValueError(f"a mesh {text!r}; expected {', '.join(presets)}, or DATAxMODEL such as 16x4")
+    return int(data), int(model), RULES
+
+
 def logical_axes(name: str) -> tuple[str, ...]:
     """The logical axes of a parameter.
 
@@ -88,31 +134,55 @@ def logical_axes(name: str) -> tuple[str, ...]:
     raise ValueError(f"no sharding rule for the parameter {name!r}; add its logical axes to vit22b/sharding.py")
 
 
-def named_sharding(name: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def activation_spec(name: str) -> PartitionSpec:
+    """The mesh axes of a named activation's axes."""
+    return PartitionSpec(*(RULES[axis] for axis in ACTIVATIONS[name]))
+
+
+def named_sharding(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     """Where a parameter lies on a mesh.
 
     Raises:
-        ValueError: no rule knows the parameter, its rank is another, or the mesh does not divide a dimension.
+        ValueError: no rule knows the parameter, its rank is another, or the mesh does not divide a dimension; the
+            message has the parameter, the rule and the nearest mesh that would do for it.
     """
     axes = logical_axes(name)
     if len(axes) != len(shape):
         raise ValueError(f"{name} has shape {shape}, its rule has the axes {axes}")
-    spec = [RULES[axis] for axis in axes]
-    for axis, size, mesh_axis in zip(axes, shape, spec, strict=True):
-        parts = mesh.shape[mesh_axis] if mesh_axis else 1
-        if size % parts:
-            nearest = max(n for n in range(1, parts) if size % n == 0)
-            raise ValueError(
-                f"{name} has shape {shape}; its axis {axis!r} of {size} does not divide over {parts} devices of the "
-                f"mesh axis {mesh_axis!r}; the nearest that does is {nearest}"
-            )
+    spec = [rules[axis] for axis in axes]
+    if bad := _undivided(axes, shape, mesh.shape, rules):
+        axis, size, mesh_axis = bad
+        data, model = _nearest(axes, shape, mesh, rules)
+        raise ValueError(
+            f"{name} has shape {shape}; its axis {axis!r} of {size} does not divide over {mesh.shape[mesh_axis]} "
+            f"devices of the mesh axis {mesh_axis!r} (rule: {axis} -> {mesh_axis}); "
+            f"the nearest mesh that does is {data}x{model}"
+        )
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def param_shardings(params: Mapping[str, Any], mesh: Mesh) -> Any:
+def param_shardings(params: Mapping[str, Any], mesh: Mesh, rules: Rules = RULES) -> Any:
     """The tree of shardings of a tree of parameters or of their shapes."""
     names = iter(leaves(params))
-    return jax.tree.map(lambda leaf: named_sharding(next(names), leaf.shape, mesh), params)
+    return jax.tree.map(lambda leaf: named_sharding(next(names), leaf.shape, mesh, rules), params)
+
+
+def table(params: Mapping[str, Any], mesh: Mesh, rules: Rules = RULES) -> Table:
+    """Where every parameter lies, for the terminal: shape, logical axes, mesh axes, bytes on a chip."""
+    shown = Table(title=f"mesh {mesh.shape[DATA]}x{mesh.shape[MODEL]} ({DATA} x {MODEL})")
+    for column in ("parameter", "shape", "logical axes", "mesh axes"):
+        shown.add_column(column)
+    shown.add_column("bytes a chip", justify="right")
+    total = 0
+    for name, leaf in leaves(params).items():
+        place = named_sharding(name, leaf.shape, mesh, rules)
+        size = math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        total += size
+        spec = " ".join(str(axis or "-") for axis in place.spec)
+        shown.add_row(name, "x".join(map(str, leaf.shape)), " ".join(logical_axes(name)), spec, f"{size:,}")
+    shown.add_section()
+    shown.add_row("all", "", "", "", f"{total:,}")
+    return shown
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:
@@ -123,7 +193,11 @@ def with_shardings(tree: Any, shardings: Any) -> Any:
 
 
 def optimizer_shardings(
-    optimizer: optax.GradientTransformation, opt_state: Any, params: Mapping[str, Any], mesh: Mesh
+    optimizer: optax.GradientTransformation,
+    opt_state: Any,
+    params: Mapping[str, Any],
+    mesh: Mesh,
+    rules: Rules = RULES,
 ) -> Any:
     """Shardings of an optimizer's state: a moment lies where its parameter lies, everything smaller on every device.
 
@@ -132,6 +206,7 @@ def optimizer_shardings(
         opt_state: the state's shapes, from jax.eval_shape(optimizer.init, params).
         params: the parameters' shapes.
         mesh: the mesh.
+        rules: the parameters'.
     """
     whole = replicated(mesh)
 
@@ -143,16 +218,39 @@ def optimizer_shardings(
         moment,
         opt_state,
         params,
-        param_shardings(params, mesh),
+        param_shardings(params, mesh, rules),
         transform_non_params=lambda _: whole,
     )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """A batch is split over `data` on its first axis."""
-    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+    return NamedSharding(mesh, activation_spec("pixels"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def _undivided(
+    axes: tuple[str, ...], shape: tuple[int, ...], sizes: Mapping[str, int], rules: Rules
+) -> tuple[str, int, str] | None:
+    """The first axis that does not divide over its mesh axis: its name, its size, the mesh axis."""
+    for axis, size in zip(axes, shape, strict=True):
+        mesh_axis = rules[axis]
+        if isinstance(mesh_axis, str) and size % sizes[mesh_axis]:
+            return axis, size, mesh_axis
+    return None
+
+
+def _nearest(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> tuple[int, int]:
+    """The mesh that divides a parameter, has the most devices of those there are, and is nearest in its proportions."""
+    data, model = mesh.shape[DATA], mesh.shape[MODEL]
+    fitting = [
+        (d, m)
+        for m in range(1, mesh.size + 1)
+        for d in range(1, mesh.size // m + 1)
+        if not _undivided(axes, shape, {DATA: d, MODEL: m}, rules)
+    ]
+    return min(fitting, key=lambda size: (-size[0] * size[1], abs(math.log(size[0] / data / size[1] * model))))
