@@ -16,7 +16,7 @@ from flax import nnx
 from jax.experimental import jax2tf
 
 from vit22b import image, model, signature
-from vit22b.checkpoint import Description
+from vit22b.description import Description
 from vit22b.tree import Params, leaves
 
 PLATFORMS = ("cpu", "tpu", "cuda")

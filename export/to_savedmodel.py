@@ -23,7 +23,8 @@ import tensorflow as tf
 from export.serving_module import PLATFORMS, Batching, ServingModule
 from export.version_folder import choose_version, sha256, staged
 from vit22b import program, signature
-from vit22b.checkpoint import Trained, git_revision, load
+from vit22b.checkpoint import Trained, Weights, load
+from vit22b.description import git_revision
 from vit22b.signature import Manifest
 
 # JAX promises to load an exported program for six months (docs.jax.dev, "Exporting and serialization").
@@ -39,6 +40,9 @@ class Settings:
     """A work directory of train/pretrain.py or train/lit.py (its latest step), or one step in it."""
     output: Path
     """The model's folder in the repository, REPOSITORY/MODEL; the version is written below it."""
+    weights_from: Weights = "auto"
+    """ema: the moving average of the weights; params: as the last step left them; auto: the average where the
+    checkpoint has one."""
     version: int | None = None
     """Number of the version; the next free one if not given. A version that exists is never overwritten."""
     platforms: tuple[str, ...] = PLATFORMS
@@ -74,13 +78,16 @@ def export(settings: Settings) -> None:
         raise ValueError(f"--platforms are {settings.platforms}; expected some of {', '.join(PLATFORMS)}")
     output = settings.output.absolute()
     version = choose_version(output, settings.version)
-    trained = load(settings.checkpoint)
+    trained = load(settings.checkpoint, weights=settings.weights_from)
     module = ServingModule(trained.description, trained.params, batching, settings.platforms)
     manifest = make_manifest(trained, module, batching, settings.platforms)
     with staged(output, version) as folder:
         save(module, manifest, trained.description.tokenizer, folder)
         _record(folder, output.name)
-    print(f"{output / str(version)}: step {trained.step}, space {manifest.space_id}, {', '.join(manifest.signatures)}")
+    print(
+        f"{output / str(version)}: step {trained.step} ({trained.weights}), space {manifest.space_id}, "
+        f"{', '.join(manifest.signatures)}"
+    )
 
 
 def make_manifest(trained: Trained, module: ServingModule, batching: Batching, platforms: tuple[str, ...]) -> Manifest:
@@ -99,7 +106,7 @@ def make_manifest(trained: Trained, module: ServingModule, batching: Batching, p
         weights="float32",
         platforms=platforms,
         step=trained.step,
-        source="params",
+        source=trained.weights,
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         xla_call_module_version=module.xla_call_module_version,
         exported_on=today.isoformat(),

@@ -41,7 +41,7 @@ def pretrained(artefacts: Path, digits: Path) -> Path:
     workdir = artefacts / "pretrain"
     pretrain.pretrain(
         pretrain.Settings(
-            data=digits / "train",
+            data=(str(digits / "train"),),
             workdir=workdir,
             size="mu",
             steps=12,

@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 
 from tests.towers import HEAD, PREPROCESS, ZERO_SHOT, places, random_batch, shapes, training
-from vit22b import checkpoint, model, sharding
-from vit22b.checkpoint import Checkpoints, Description, find_step, git_revision, read_description
-from vit22b.model import leaves
+from vit22b import model, sharding, stored
+from vit22b.checkpoint import Checkpoints, load
+from vit22b.description import Description, find_step, git_revision, read_description
+from vit22b.tree import leaves
 
 LABELS = tuple(f"class {i}" for i in range(10))
 DESCRIPTION = Description(HEAD, PREPROCESS, LABELS, git_revision="abc")
@@ -27,15 +28,16 @@ def written(tmp_path_factory):
     batch = jax.device_put(random_batch(), sharding.batch_sharding(run.mesh))
     state, _ = run.step(run.start(), batch)
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(3, state.params, state.opt_state, DATA, DESCRIPTION)
+        checkpoints.save(3, {"params": state.params, "opt_state": state.opt_state}, DATA, DESCRIPTION)
     return workdir, state
 
 
-def _small(step=1, workdir=None, keep=None, **leaf):
+def _small(step=1, workdir=None, keep=None, metrics=None, best=0, **leaf):
     """Saves a few steps of a tree of one leaf."""
     params = {"head": {"bias": np.zeros(3, np.float32)} | leaf}
-    with Checkpoints(workdir, keep) as checkpoints:
-        checkpoints.save(step, params, {"count": np.int32(step)}, {"step": step}, DESCRIPTION)
+    with Checkpoints(workdir, keep, best, "eval/top1") as checkpoints:
+        trees = {"params": params, "opt_state": {"count": np.int32(step)}}
+        checkpoints.save(step, trees, {"step": step}, DESCRIPTION, metrics)
 
 
 def _embed(params):
@@ -50,8 +52,9 @@ def test_what_was_written_on_4x2_is_the_same_on_another_mesh(written, shape):
     workdir, state = written
     target = training(*shape).target
     with Checkpoints(workdir) as checkpoints:
-        params, opt_state, data = checkpoints.restore(3, target.params, target.opt_state)
-    assert data == DATA
+        restored = checkpoints.restore(3, {"params": target.params, "opt_state": target.opt_state})
+        assert checkpoints.data(3) == DATA
+    params, opt_state = restored["params"], restored["opt_state"]
     assert places(params) == places(target.params)
     assert places(opt_state) == places(target.opt_state)
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
@@ -62,7 +65,7 @@ def test_what_was_written_on_4x2_is_the_same_on_another_mesh(written, shape):
 def test_the_parameters_alone_need_no_optimizer_and_no_mesh(written):
     workdir, state = written
     with Checkpoints(workdir) as checkpoints:
-        params = checkpoints.restore_params(3, model.abstract(HEAD)[1])
+        params = checkpoints.restore(3, {"params": model.abstract(HEAD)[1]})["params"]
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
     assert {leaf.sharding for leaf in jax.tree.leaves(params)} == {jax.sharding.SingleDeviceSharding(jax.devices()[0])}
 
@@ -129,9 +132,9 @@ def test_leaves_that_differ_are_named_before_anything_is_read(written, monkeypat
     del target["head"]["bias"]
     target["image"]["register"] = jax.ShapeDtypeStruct((4, 128), np.float32)
     target["head"]["kernel"] = jax.ShapeDtypeStruct((128, 12), np.float32)
-    monkeypatch.setattr(ocp.CheckpointManager, "restore", lambda *_, **__: pytest.fail("something was read"))
+    monkeypatch.setattr(ocp.Checkpointer, "restore", lambda *_, **__: pytest.fail("something was read"))
     with Checkpoints(workdir) as checkpoints, pytest.raises(ValueError, match="does not fit the model") as raised:
-        checkpoints.restore_params(3, target)
+        checkpoints.restore(3, {"params": target})
     assert str(raised.value).splitlines()[1:-1] == [
         "  missing in the checkpoint: image/register (4, 128)",
         "  only in the checkpoint: head/bias (10,)",
@@ -145,20 +148,22 @@ def test_another_optimizers_state_is_named_too(written):
         Checkpoints(workdir) as checkpoints,
         pytest.raises(ValueError, match=r"opt_state of .* does not fit the model"),
     ):
-        checkpoints.restore(3, shapes(state.params), {"count": jax.ShapeDtypeStruct((), np.int32)})
+        checkpoints.restore(
+            3, {"params": shapes(state.params), "opt_state": {"count": jax.ShapeDtypeStruct((), np.int32)}}
+        )
 
 
 def test_a_big_leaf_is_stored_in_chunks(tmp_path, monkeypatch):
-    assert checkpoint.CHUNK_BYTES == 64 * 2**20
-    monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 2**16)
+    assert stored.CHUNK_BYTES == 64 * 2**20
+    monkeypatch.setattr(stored, "CHUNK_BYTES", 2**16)
     kernel = np.arange(4 * 128 * 256, dtype=np.float32).reshape(4, 128, 256)
     _small(1, tmp_path, kernel=kernel)
-    stored = ocp.PyTreeCheckpointer().metadata(tmp_path / "checkpoints/1/params").item_metadata.tree
-    chunk = stored["head"]["kernel"].storage.chunk_shape
+    tree = ocp.PyTreeCheckpointer().metadata(tmp_path / "checkpoints/1/params").item_metadata.tree
+    chunk = tree["head"]["kernel"].storage.chunk_shape
     assert 2**15 <= np.prod(chunk) * 4 <= 2**16
     with Checkpoints(tmp_path) as checkpoints:
         target = {"head": {"bias": jax.ShapeDtypeStruct((3,), np.float32), "kernel": jax.eval_shape(lambda: kernel)}}
-        np.testing.assert_array_equal(checkpoints.restore_params(1, target)["head"]["kernel"], kernel)
+        np.testing.assert_array_equal(checkpoints.restore(1, {"params": target})["params"]["head"]["kernel"], kernel)
 
 
 def test_the_latest_steps_are_kept(tmp_path):
@@ -167,6 +172,63 @@ def test_the_latest_steps_are_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest() == 3
+
+
+def test_the_best_steps_are_kept_beside_the_latest_across_runs(tmp_path):
+    for step, top1 in enumerate([0.5, 0.9, 0.1, 0.7, 0.2], 1):
+        _small(step, tmp_path, keep=1, best=2, metrics={"eval/top1": top1})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+
+
+def test_a_step_that_was_half_written_is_never_taken_and_goes_when_a_run_is_continued(tmp_path):
+    _small(1, tmp_path)
+    half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "1", half)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 1
+    assert find_step(tmp_path) == (tmp_path, 1)
+    assert half.exists(), "a reader took away what a run may be writing"
+    _small(3, tmp_path, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "3"]
+
+
+def test_what_the_caller_has_is_not_read_again(written):
+    workdir, state = written
+    target = shapes(state.params)
+    head = {"head": target.pop("head")}
+    with Checkpoints(workdir) as checkpoints:
+        params = checkpoints.restore(3, {"params": target}, beside=head)["params"]
+        with pytest.raises(ValueError, match="only in the checkpoint: head/bias"):
+            checkpoints.restore(3, {"params": target})
+    assert set(params) == set(state.params) - {"head"}
+    jax.tree.map(np.testing.assert_array_equal, params["image"], state.params["image"])
+
+
+@pytest.fixture(scope="module")
+def averaged(written, tmp_path_factory):
+    """A work directory with an average of the head alone, which is the head and 1."""
+    workdir, state = tmp_path_factory.mktemp("averaged"), written[1]
+    average = {"head": jax.tree.map(lambda leaf: leaf + 1, state.params["head"])}
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(4, {"params": state.params, "ema": average}, DATA, DESCRIPTION)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("weights", "found", "added"), [("auto", "ema", 1), ("ema", "ema", 1), ("params", "params", 0)]
+)
+def test_the_average_is_taken_where_there_is_one_unless_told_otherwise(averaged, written, weights, found, added):
+    params = written[1].params
+    trained = load(averaged, weights=weights)
+    assert trained.weights == found
+    np.testing.assert_array_equal(trained.params["head"]["bias"], np.asarray(params["head"]["bias"]) + added)
+    jax.tree.map(np.testing.assert_array_equal, trained.params["image"], params["image"])
+
+
+def test_without_an_average_the_parameters_are_taken(written):
+    assert load(written[0]).weights == "params"
+    with pytest.raises(ValueError, match=r"checkpoints/3 has no ema: it was written with other settings"):
+        load(written[0], weights="ema")
 
 
 def test_a_work_directory_that_is_not_there_has_no_latest_step(tmp_path):

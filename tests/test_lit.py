@@ -6,9 +6,9 @@ import pytest
 from train import lit
 from vit22b import embedder
 from vit22b.checkpoint import load
-from vit22b.model import leaves
 from vit22b.space import space_id
 from vit22b.tokenizer import Tokenizer
+from vit22b.tree import leaves
 
 
 def test_the_image_tower_and_head_are_locked_to_the_byte(pretrained, tuned):
@@ -69,6 +69,7 @@ def test_training_reads_no_image_twice(pretrained, digits, tmp_path, monkeypatch
         ({"--batch": "500"}, "--batch is 500, but there are 400 pairs"),
         ({"--vocabulary": "10"}, "vocabulary is 10; expected at least 258"),
         ({"--checkpoint": "nothing"}, "no checkpoint in {checkpoint}"),
+        ({"--accumulate": "2"}, "--accumulate is 2, but the contrastive loss is over the whole batch"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, pretrained, digits, tmp_path, run_program, capsys):

@@ -2,6 +2,8 @@ import dataclasses
 import itertools
 import json
 import os
+import re
+import shutil
 import signal
 
 import jax
@@ -11,10 +13,13 @@ import pytest
 
 from tests.towers import BATCH, HEAD, PREPROCESS, SETTINGS, STEPS, random_batch, training
 from train.input import index_batches
-from train.loop import Run, Task, train
+from train.loop import train
 from train.optimizer import schedule
-from vit22b.checkpoint import Checkpoints, Description
+from train.run import Run
+from train.task import Task
+from vit22b.checkpoint import Checkpoints
 from vit22b.config import vit
+from vit22b.description import Description
 from vit22b.program import Interrupted
 
 RATES = ("images_per_second", "input_wait")  # what no two runs have in common
@@ -25,40 +30,44 @@ LABELS = tuple(f"class {i}" for i in range(HEAD.classes))
 DESCRIPTION = Description(HEAD, PREPROCESS, LABELS)
 
 
-def task(at_batch=lambda _: None, step_function=None, recipe=None, **changes):
-    """What the tests train: as the programs do, but from memory. `at_batch` is called with the step as it is fed."""
+def task(at_start=lambda _: None, step_function=None, **changes):
+    """What the tests train: as the programs do, but from memory. `at_start` is called with the step it begins at."""
     setup = training()
     examples = [random_batch(seed) for seed in range(3)]
     pixels, targets = (np.concatenate([batch[key] for batch in examples]) for key in ("pixels", "targets"))
+    fields = {field.name: changes.pop(field.name) for field in dataclasses.fields(Task) if field.name in changes}
 
     def batches(order):
-        for step, index in enumerate(index_batches(order), order.start + 1):
-            at_batch(step)
-            yield {"pixels": pixels[index], "targets": targets[index]}
+        at_start(order.start)
+        return ({"pixels": pixels[index], "targets": targets[index]} for index in index_batches(order))
 
     return Task(
-        description=dataclasses.replace(DESCRIPTION, **changes),
-        target=setup.target,
-        locked={},
-        init=setup.start,
-        step=step_function or setup.step,
-        examples=len(pixels),
-        batches=batches,
-        learning_rate=schedule(SETTINGS, STEPS),
-        recipe=RECIPE if recipe is None else recipe,
+        **{
+            "description": dataclasses.replace(DESCRIPTION, **changes),
+            "target": setup.target,
+            "locked": {},
+            "init": setup.start,
+            "step": step_function or setup.step,
+            "examples": len(pixels),
+            "batches": batches,
+            "names": lambda step: [f"{step}-{row}.png" for row in range(BATCH)],
+            "learning_rate": schedule(SETTINGS, STEPS),
+            "recipe": RECIPE,
+            **fields,
+        }
     )
 
 
 @pytest.fixture(scope="module")
 def go():
-    """Begins or continues the run of a work directory; returns the steps that it fed and saved, and the last state.
+    """Begins or continues the run of a work directory; returns where it began, what it saved, and the last state.
 
-    `at_batch` and `at_save` are called with the number of a step as it is fed and as it is saved.
+    `at_step` and `at_save` are called with the number of a step as it is taken and as it is saved.
     """
 
-    def call(workdir, at_batch=lambda _: None, at_save=lambda _: None, step_function=None, **changes):
+    def call(workdir, at_step=lambda _: None, at_save=lambda _: None, step_function=None, fields=None, **changes):
         settings = {"steps": STEPS, "batch": BATCH, "seed": 5, "log_every": 1, "save_every": 3, "keep": 9} | changes
-        fed, saved = [], []
+        starts, saved = [], []
 
         class Recorded(Checkpoints):
             def save(self, step, *state):
@@ -66,14 +75,21 @@ def go():
                 saved.append(step)
                 at_save(step)
 
-        def feed(step):
-            fed.append(step)
-            at_batch(step)
+        def step(state, batch):
+            at_step(next(count))
+            return (step_function or training().step)(state, batch)
 
+        def begin(start):
+            nonlocal count
+            starts.append(start)
+            count = itertools.count(start + 1)
+
+        count = itertools.count(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("train.loop.Checkpoints", Recorded)
-            state = train(task(feed, step_function), Run(workdir=workdir, **settings), training().mesh)
-        return fed[0] - 1 if fed else STEPS, saved, jax.tree.map(np.asarray, state)
+            run = Run(workdir=workdir, **settings)
+            state = train(task(begin, step, **(fields or {})), run, training().mesh)
+        return starts[0] if starts else STEPS, saved, jax.tree.map(np.asarray, state)
 
     return call
 
@@ -113,7 +129,9 @@ def test_a_run_logs_and_saves_when_it_was_told_to(uninterrupted):
     assert (start, saved, steps_on_disk(workdir)) == (0, [3, 6], [3, 6])
     found = metrics(workdir)
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
-    assert set(found[0]) == {"step", "loss", "grad_norm", "train_top1", "learning_rate"}
+    assert set(found[0]) == {
+        *("step", "loss", "grad_norm", "layer_grad_norm", "train_top1", "learning_rate", "skipped")
+    }
     assert [line["learning_rate"] for line in found] == [float(schedule(SETTINGS, STEPS)(i)) for i in range(1, 7)]
     rates = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
     assert rates["images_per_second"] > 0
@@ -124,7 +142,7 @@ def test_a_run_logs_and_saves_when_it_was_told_to(uninterrupted):
 def test_a_run_that_is_told_to_stop_saves_and_continues_bit_for_bit(go, uninterrupted, tmp_path, number):
     handler = signal.getsignal(number)
     with pytest.raises(Interrupted, match="stopped at step 4 of 6; the same command continues from there"):
-        go(tmp_path, at_batch=at(4, send(number)))
+        go(tmp_path, at_step=at(4, send(number)))
     assert steps_on_disk(tmp_path) == [3, 4]
     assert signal.getsignal(number) is handler
     start, saved, state = go(tmp_path)
@@ -139,7 +157,7 @@ def test_a_signal_while_a_step_is_saved_stops_the_next_one(go, tmp_path):
 
 
 def test_a_signal_in_the_last_step_stops_nothing(go, uninterrupted, tmp_path):
-    _, saved, state = go(tmp_path, at_batch=at(6, send(signal.SIGTERM)))
+    _, saved, state = go(tmp_path, at_step=at(6, send(signal.SIGTERM)))
     assert saved == [3, 6]
     assert_same_run(tmp_path, state, uninterrupted)
 
@@ -149,7 +167,7 @@ def test_a_run_that_was_killed_continues_from_its_last_checkpoint_bit_for_bit(go
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        go(tmp_path, at_batch=at(6, die))
+        go(tmp_path, at_step=at(6, die))
     assert steps_on_disk(tmp_path) == [3]
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5]
     start, saved, state = go(tmp_path)
@@ -164,17 +182,38 @@ def test_a_run_that_is_done_takes_no_step(go, uninterrupted):
     assert_same_run(workdir, state, (workdir, start, saved, expected))
 
 
-@pytest.mark.parametrize("name", ["loss", "grad_norm"])
-def test_a_number_that_is_none_stops_the_run_and_is_not_saved(go, tmp_path, name):
+def diverging(name, steps):
+    """A step whose metric is nan at these steps."""
     count = itertools.count(1)
 
-    def diverge(state, batch):
+    def step(state, batch):
         state, found = training().step(state, batch)
-        return state, found | {name: jnp.float32("nan")} if next(count) == 3 else found
+        return state, found | {name: jnp.float32("nan")} if next(count) in steps else found
 
-    with pytest.raises(FloatingPointError, match=f"{name} is nan at step 3; .* Lower --peak or lengthen --warmup"):
-        go(tmp_path, step_function=diverge, log_every=100, save_every=1)
-    assert steps_on_disk(tmp_path) == [1, 2]
+    return step
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_too_many_skipped_steps_in_a_row_stop_the_run(go, tmp_path, name):
+    last = re.escape(f"the last good checkpoint is {tmp_path}/checkpoints/4. Lower --peak")
+    records = r"its batch is 5-0.png, .*, 5-7.png; "
+    with pytest.raises(
+        FloatingPointError, match=f"{name} is nan at step 5, the last of 2 such steps in a row; {records}{last}"
+    ):
+        go(tmp_path, step_function=diverging(name, {2, 4, 5}), save_every=1, max_skipped=2)
+    assert steps_on_disk(tmp_path) == [1, 2, 3, 4]
+    assert [line["skipped"] for line in metrics(tmp_path)] == [0, 1, 1, 2]
+    assert metrics(tmp_path)[1][name] is None
+    # A skipped step does not move the schedule.
+    rates = [line["learning_rate"] for line in metrics(tmp_path)]
+    assert rates == [float(schedule(SETTINGS, STEPS)(taken)) for taken in (1, 1, 2, 2)]
+
+
+def test_a_continued_run_counts_the_skipped_steps_before_it(go, tmp_path):
+    with pytest.raises(Interrupted):
+        go(tmp_path, at_step=at(2, send(signal.SIGTERM)), step_function=diverging("loss", {2}), max_skipped=2)
+    with pytest.raises(FloatingPointError, match="loss is nan at step 3"):
+        go(tmp_path, step_function=diverging("loss", {1}), max_skipped=2)
 
 
 def test_a_run_with_other_settings_is_not_continued(uninterrupted, subtests):
@@ -182,10 +221,12 @@ def test_a_run_with_other_settings_is_not_continued(uninterrupted, subtests):
     mesh = training().mesh
     run = Run(steps=STEPS + 1, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
     others = {
-        "config: .*depth=2.* there, .*depth=12.* here": {"config": dataclasses.replace(HEAD, image=vit("Ti"))},
-        "preprocess: .*resolution=28": {"preprocess": dataclasses.replace(PREPROCESS, resolution=32)},
+        "config.image.depth: 2 there, 12 here": {"config": dataclasses.replace(HEAD, image=vit("Ti"))},
+        "preprocess.resolution: 28 there, 32 here": {"preprocess": dataclasses.replace(PREPROCESS, resolution=32)},
         "labels: .*'class 9'.* there, .*'class x'.* here": {"labels": (*LABELS[:9], "class x")},
         "tokenizer: None there, '{}' here": {"tokenizer": "{}"},
+        "recipe.optimizer.peak: 0.001 there, 0.1 here\n  [^:]*: ": {"recipe": {"optimizer": {"peak": 0.1}}},
+        r"recipe.crops: \[1, 2\] there, nothing here": {"recipe": {"optimizer": {"peak": 0.001}}},
     }
     for message, changes in others.items():
         with subtests.test(message), pytest.raises(ValueError, match=message) as raised:
@@ -195,8 +236,54 @@ def test_a_run_with_other_settings_is_not_continued(uninterrupted, subtests):
     for name, value in (("seed", 6), ("batch", 2 * BATCH)):
         with pytest.raises(ValueError, match=f"{name}: {getattr(run, name)} there, {value} here"):
             train(task(), dataclasses.replace(run, **{name: value}), mesh)
-    with pytest.raises(ValueError, match=r"examples: .* there, 1 here"):
+    with pytest.raises(ValueError, match=r"examples: 24 there, 1 here"):
         train(dataclasses.replace(task(), examples=1), run, mesh)
+
+
+def test_changes_are_allowed_when_they_are_said_to_be(go, uninterrupted, tmp_path, capsys):
+    shutil.copytree(uninterrupted[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    start, saved, _ = go(tmp_path, fields={"recipe": {"optimizer": {"peak": 0.1}}}, allow_changes=True)
+    assert (start, saved) == (3, [6])
+    told = capsys.readouterr().err
+    assert "recipe.optimizer.peak: 0.001 there, 0.1 here" in told
+    assert "continued with those of here" in told
+
+
+def test_a_run_is_evaluated_and_keeps_the_best(go, tmp_path):
+    """The evaluator gets the weights of the step; the best and the latest checkpoint are kept."""
+    scores = iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
+    seen = []
+
+    def evaluator(params):
+        seen.append(np.asarray(params["head"]["bias"]))
+        return {"top1": next(scores)}
+
+    fields = {"evaluators": {"eval": evaluator}, "best": "eval/top1"}
+    _, saved, state = go(tmp_path, fields=fields, save_every=1, keep=1, keep_best=1, log_every=4)
+    assert saved == [1, 2, 3, 4, 5, 6]
+    assert steps_on_disk(tmp_path) == [2, 6]
+    assert [line["eval/top1"] for line in metrics(tmp_path)] == [0.1, 0.9, 0.2, 0.3, 0.4, 0.5]
+    np.testing.assert_array_equal(seen[-1], state.params["head"]["bias"])
+
+
+def test_the_best_need_an_evaluation(go, tmp_path):
+    with pytest.raises(ValueError, match="--keep_best 1 needs an evaluation to choose by; give --eval_data"):
+        go(tmp_path, keep_best=1)
+
+
+def test_signals_are_logged_by_layer_when_they_are_due(go, tmp_path):
+    fields = {"probe": lambda _, batch: {"max_logit": jnp.array([1.0, 2.0 + batch["pixels"].shape[0]])}}
+    go(tmp_path, fields=fields, signals_every=2)
+    found = metrics(tmp_path)
+    assert [line.get("max_logit") for line in found] == [None, [1.0, 2.0 + BATCH]] * 3
+    assert [len(line["layer_grad_norm"]) for line in found] == [HEAD.image.depth] * 6
+
+
+def test_a_profile_is_written_of_the_steps_that_it_names(go, tmp_path):
+    go(tmp_path, profile="2:3")
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 0
 
 
 def test_a_run_that_is_beyond_its_end_says_so(uninterrupted):
@@ -204,10 +291,3 @@ def test_a_run_that_is_beyond_its_end_says_so(uninterrupted):
     run = Run(steps=STEPS - 1, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
     with pytest.raises(ValueError, match=f"has taken {STEPS} steps already; give more --steps"):
         train(task(), run, training().mesh)
-
-
-@pytest.mark.parametrize("name", ["steps", "batch", "log_every", "save_every", "keep"])
-def test_a_run_that_cannot_be_is_named(tmp_path, name):
-    settings = dict.fromkeys(("steps", "batch", "seed", "log_every", "save_every", "keep"), 1) | {name: 0}
-    with pytest.raises(ValueError, match=f"--{name} is 0; expected 1 or more"):
-        Run(workdir=tmp_path, **settings)

@@ -58,3 +58,36 @@ def test_half_a_line_of_a_run_that_was_killed_is_dropped(workdir):
     with MetricsWriter(workdir, "run", start=5, steps=9) as writer:
         writer.write(6, {"loss": 7.0})
     assert lines(workdir) == [*before, {"step": 6, "loss": 7.0}]
+
+
+def test_layers_are_a_list_in_the_file_and_apart_in_tensorboard(tmp_path, capsys):
+    with MetricsWriter(tmp_path, "run", start=0, steps=9) as writer:
+        writer.write(1, {"loss": 7.0, "max_logit": [1.0, 3.0, 2.0], "entropy": [3.0, 0.5, 2.0]})
+    assert lines(tmp_path) == [{"step": 1, "loss": 7.0, "max_logit": [1.0, 3.0, 2.0], "entropy": [3.0, 0.5, 2.0]}]
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    tags = {
+        value.tag: float(tf.make_ndarray(value.tensor))
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+        for value in event_pb2.Event.FromString(record).summary.value
+    }
+    assert {name: tags[name] for name in ("max_logit/00", "max_logit/01", "entropy/02")} == {
+        "max_logit/00": 1.0,
+        "max_logit/01": 3.0,
+        "entropy/02": 2.0,
+    }
+    # The terminal has the most alarming layer of each.
+    assert capsys.readouterr().out == "step 1/9  loss 7  max_logit 3 (layer 1)  entropy 0.5 (layer 1)\n"
+
+
+def test_a_number_that_is_none_is_null(tmp_path):
+    with MetricsWriter(tmp_path, "run", start=0, steps=9) as writer:
+        writer.write(1, {"loss": float("nan"), "max_logit": [1.0, float("inf")]})
+    assert lines(tmp_path) == [{"step": 1, "loss": None, "max_logit": [1.0, None]}]
+
+
+def test_the_bar_shows_the_rates_of_what_there_is(tmp_path):
+    with MetricsWriter(tmp_path, "run", start=0, steps=9) as writer:
+        writer.write(3, {"loss": 0.25, "images_per_second": 1234.5, "mfu": 0.549, "input_wait": 0.02})
+        (task,) = writer._progress.tasks
+    assert task.completed == 3
+    assert task.fields["shown"] == "loss 0.25  1,234 images/s  MFU 54.9%  2.0% waiting for data"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.towers import ZERO_SHOT, random_params
 from train.optimizer import Optimizer, make, schedule
-from vit22b.model import leaves
+from vit22b.tree import leaves
 
 PAPER = Optimizer()
 STEPS = 177_000
@@ -48,6 +48,26 @@ def test_the_rate_rises_falls_and_is_never_above_its_peak(settings, length):
     turn = found.argmax()
     assert (np.diff(found[: turn + 1]) > 0).all()
     assert (np.diff(found[turn:]) < 0).all()
+
+
+def test_warmup_stable_decay_is_constant_between():
+    settings = Optimizer(schedule="wsd", peak=0.5, warmup=10, cooldown=20)
+    found = rates([0, 5, 10, 50, 80, 90, 100], settings, 100)
+    np.testing.assert_allclose(found, [0, 0.25, 0.5, 0.5, 0.5, 0.25, 0], rtol=1e-6)
+
+
+def test_a_cosine_falls_to_0_behind_the_warm_up():
+    settings = Optimizer(schedule="cosine", peak=0.5, warmup=20, cooldown=7)
+    found = rates([0, 5, 20, 60, 100], settings, 100)
+    np.testing.assert_allclose(found, [0, 0.125, 0.5, 0.25, 0], atol=1e-7)
+    with pytest.raises(ValueError, match="--warmup is 20 of 20 steps, which leaves none for the cosine"):
+        schedule(settings, 20)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+def test_an_average_that_cannot_be_is_named(decay):
+    with pytest.raises(ValueError, match=f"--ema is {decay}; expected a decay below 1"):
+        Optimizer(ema=decay)
 
 
 @pytest.mark.parametrize("name", ["peak", "warmup", "cooldown", "clip"])

@@ -51,7 +51,7 @@ def test_the_compiled_layer_moves_the_floats_of_the_closed_form(mesh, orientatio
 
     text = jax.jit(forward).lower(x, kernel).compile().as_text()
     assert moved_bytes(text, "collective-permute") == floats * FLOAT
-    # Rows also send dx; x, which the backward pass sends again, the compiler sends once where it sees both. Columns: dy.
+    # Rows also send dx; x, which the backward pass needs again, is sent once where the compiler sees both. Columns: dy.
     text = with_gradients(forward).lower(x, kernel, cotangent).compile().as_text()
     assert moved_bytes(text, "collective-permute") == 2 * floats * FLOAT
 

@@ -41,8 +41,7 @@ def test_the_loss_starts_at_its_prior_and_falls(pretrained):
     [
         (["--size", "huge"], "unknown size 'huge'; expected one of mu, Ti, S"),
         (["--size", "mu", "--resolution", "30"], "resolution 30 is not a multiple of the patch 4; take 28 or 32"),
-        (["--size", "mu", "--steps", "0"], "--steps is 0; expected 1 or more"),
-        (["--size", "mu", "--mesh_data", "16"], "a mesh of 16x1 needs 16 devices, there are 8"),
+        (["--size", "mu", "--mesh", "16x1"], "a mesh of 16x1 needs 16 devices, there are 8"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, digits, tmp_path, run_program, capsys):
@@ -64,7 +63,10 @@ def test_images_without_labels_are_refused(digits, tmp_path, run_program, capsys
     assert f"the images in {folder} have no labels to train on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("flag", "message"), [("--min_area", "--min_area is 0.0"), ("--peak", "--peak is 0.0")])
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--min_area", "--min_area is 0.0"), ("--peak", "--peak is 0.0"), ("--steps", "--steps is 0; expected 1 or more")],
+)
 def test_a_number_that_cannot_be_is_told_by_the_command_line(flag, message, digits, tmp_path, run_program, capsys):
     arguments = ["--data", digits / "train", "--workdir", tmp_path, "--size", "mu", flag, 0]
     assert run_program(pretrain.pretrain, pretrain.Settings, *arguments) == 2

@@ -74,15 +74,13 @@ def test_a_program_names_its_own_failures(program):
     assert told == (1, "", "error: the loss is nan\n")
 
 
-def test_stopped_with_all_work_saved_is_143_and_no_error(program):
+@pytest.mark.parametrize(("asked", "code"), [((), 0), ((143,), 143)])
+def test_stopped_with_all_work_saved_is_no_error(program, asked, code):
     def main(_):
-        raise Interrupted("stopped at step 3 of 9; the same command continues from there")
+        raise Interrupted("stopped at step 3 of 9; the same command continues from there", *asked)
 
-    assert program(main, "--first_steps", "3") == (
-        143,
-        "",
-        "stopped at step 3 of 9; the same command continues from there\n",
-    )
+    told = "stopped at step 3 of 9; the same command continues from there\n"
+    assert program(main, "--first_steps", "3") == (code, "", told)
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from export.serving_module import Batching, ServingModule
 from tests.towers import PREPROCESS, ZERO_SHOT, random_params
-from vit22b.checkpoint import Description
-from vit22b.model import parameter_count
+from vit22b.description import Description
+from vit22b.tree import parameter_count
 
 DESCRIPTION = Description(ZERO_SHOT, PREPROCESS, tokenizer="{}")
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 3), np.uint8)

@@ -8,8 +8,9 @@ import pytest
 
 from tests.towers import PREPROCESS, ZERO_SHOT, random_params, shapes
 from vit22b import sharding
-from vit22b.checkpoint import Checkpoints, Description
+from vit22b.checkpoint import Checkpoints
 from vit22b.config import Preprocess
+from vit22b.description import Description
 from vit22b.space import space_id
 
 PARAMS = random_params(ZERO_SHOT)
@@ -39,9 +40,9 @@ def test_a_checkpoint_a_mesh_and_numpy_have_the_same_name(tmp_path):
     spread = jax.device_put(PARAMS, sharding.param_shardings(PARAMS, mesh))
     assert named(spread) == named()
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, spread, {"count": np.int32(1)}, {}, Description(ZERO_SHOT, PREPROCESS))
+        checkpoints.save(1, {"params": spread}, {}, Description(ZERO_SHOT, PREPROCESS))
     with Checkpoints(tmp_path) as checkpoints:
-        assert named(checkpoints.restore_params(1, shapes(spread))) == named()
+        assert named(checkpoints.restore(1, {"params": shapes(spread)})["params"]) == named()
 
 
 def test_the_order_of_the_tree_does_not_matter():

@@ -9,8 +9,8 @@ import tensorflow as tf
 from export import golden, to_savedmodel
 from vit22b import signature
 from vit22b.checkpoint import load
-from vit22b.model import parameter_count
 from vit22b.signature import Manifest
+from vit22b.tree import parameter_count
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,7 @@ def test_a_checkpoint_without_model_json_is_refused_by_name(tuned, tmp_path, run
         (["--batch_threads", "0"], "--batch_threads is 0; expected 1 or more"),
         (["--platforms", "cpu", "ppu"], "expected some of cpu, tpu, cuda"),
         (["--version", "-1"], "--version is -1; expected 0 or more"),
+        (["--weights_from", "ema"], "has no ema: it was written with other settings"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, tuned, tmp_path, run_program, capsys):

@@ -17,8 +17,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from clients import zero_shot
 from export import verify
 from vit22b import model
-from vit22b.checkpoint import load, read_description
+from vit22b.checkpoint import load
 from vit22b.client import Client
+from vit22b.description import read_description
 from vit22b.errors import VitError
 from vit22b.folder import read_folder
 from vit22b.image import image_batches

@@ -10,7 +10,7 @@ continues a run that was interrupted.
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +18,64 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
+from train.compute import Compute
+from train.feed import local_rows
+from train.hosts import Hosts, joined
 from train.input import Order, index_batches
-from train.loop import Run, Task, recipe, train
+from train.loop import train
 from train.optimizer import Optimizer, make, schedule
+from train.resume import recipe
+from train.run import Run
 from train.state import Loss, abstract_state, init_state, make_step
-from vit22b import model, program, sharding
-from vit22b.checkpoint import Description, Trained, find_step, git_revision, load
+from train.task import Task, Work
+from vit22b import flops, model, program
+from vit22b.checkpoint import Trained, load
+from vit22b.description import Description, find_step, git_revision
 from vit22b.config import text_tower
 from vit22b.embedder import embed_files
+from vit22b.execution import Execution
 from vit22b.folder import Folder, read_folder
+from vit22b.sharding import batch_sharding
 from vit22b.tokenizer import Tokenizer, train_tokenizer
+from vit22b.tree import Params
 
 TRAINED = ("text", "logit_scale")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Run):
     """Train a text tower against a locked image tower."""
 
     checkpoint: Path
     """Pretrained image tower: its work directory (the latest step), or one step in it."""
     data: Path
     """Folder of images with a metadata.jsonl that has "caption" on its lines."""
-    workdir: Path
-    """Where checkpoints and metrics go; a run that is there is continued."""
     steps: int = 20_000
-    """Length of the run."""
     batch: int = 4096
     """Pairs of image and caption a step; all of them are each other's negatives."""
     vocabulary: int = 8000
     """Largest number of token ids of the tokenizer, which is trained on the captions."""
-    seed: int = 0
-    """Of the initial weights and of the order."""
     optimizer: Optimizer = dataclasses.field(
         default_factory=lambda: Optimizer(warmup=1000, cooldown=5000, body_decay=0.0, head_decay=0.0)
     )
-    mesh_data: int = 1
-    """Devices along the mesh axis data."""
-    mesh_model: int = 1
-    """Devices along the mesh axis model."""
-    log_every: int = 50
-    """Steps between two lines of metrics."""
-    save_every: int = 1000
-    """Steps between two checkpoints."""
-    keep: int = 2
-    """Checkpoints to keep."""
+    compute: Compute = dataclasses.field(default_factory=Compute)
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
 
-def contrastive_loss(graph: nnx.GraphDef[model.Model], frozen: model.Params) -> Loss:
+def contrastive_loss(graph: nnx.GraphDef[model.Model], frozen: Params, execution: Execution = Execution()) -> Loss:
     """Softmax cross-entropy of every image among all texts and of every text among all images, their mean.
 
     Args:
         graph: of the whole model.
         frozen: the shapes of what is not trained; only the text tower runs.
+        execution: how it runs.
     """
 
-    def loss(params: model.Params, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(params: Params, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         network = nnx.merge(graph, {**frozen, **params})
-        texts = network.embed_text(batch["token_ids"])["embedding"]
+        texts = network.embed_text(batch["token_ids"], execution)["embedding"]
         scale = jnp.exp(params["logit_scale"])
         logits = scale * batch["images"] @ texts.T
         pairs = jnp.arange(logits.shape[0])
@@ -89,43 +88,65 @@ def contrastive_loss(graph: nnx.GraphDef[model.Model], frozen: model.Params) -> 
 
 def tune(settings: Settings) -> None:
     """Runs locked-image tuning as the settings say; see train.loop.train for what it raises."""
-    run = Run(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Run)})
-    folder = read_folder(settings.data)
-    captions = _captions(folder, settings.data)
-    if run.batch > len(captions):
-        raise ValueError(f"--batch is {run.batch}, but there are {len(captions)} pairs; take a batch of at most that")
-    mesh = sharding.make_mesh(settings.mesh_data, settings.mesh_model)
-    source = load(settings.checkpoint, mesh)
-    locked = {name: leaf for name, leaf in source.params.items() if name not in TRAINED}
+    if settings.compute.accumulate > 1:
+        raise ValueError(
+            f"--accumulate is {settings.compute.accumulate}, but the contrastive loss is over the whole batch, and its "
+            "parts would have fewer negatives; leave it out, and take --remat full or more devices to save memory"
+        )
+    with joined(settings.hosts):
+        folder = read_folder(settings.data)
+        captions = _captions(folder, settings.data)
+        if settings.batch > len(captions):
+            raise ValueError(
+                f"--batch is {settings.batch}, but there are {len(captions)} pairs; take a batch of at most that"
+            )
+        mesh = settings.compute.make_mesh()
+        task = make_task(settings, folder, captions, mesh)
+        if not settings.compute.shows_sharding({**task.locked, **task.target.params}, mesh):
+            train(task, settings, mesh)
+
+
+def make_task(settings: Settings, folder: Folder, captions: list[str], mesh: Mesh) -> Task:
+    """What is trained: a text tower and the temperature, beside the image tower of the checkpoint."""
+    source = load(settings.checkpoint, mesh, rules=settings.compute.rules)
     tokenizer = train_tokenizer(captions, settings.vocabulary)
     description = describe(settings.checkpoint, source, tokenizer)
+    text = description.config.text
+    assert text is not None
     optimizer = make(settings.optimizer, settings.steps)
     graph, shapes = model.abstract(description.config)
+    execution = settings.compute.execution(mesh)
 
-    def init(key: jax.Array) -> model.Params:
+    def init(key: jax.Array) -> Params:
         params = model.init(description.config, key)
         return {name: params[name] for name in TRAINED}
 
-    target = abstract_state(init, optimizer, mesh)
-
-    def batches(order: Order) -> Iterator[dict[str, Any]]:
+    def batches(order: Order) -> Generator[dict[str, Any], None, None]:
         print(f"embedding {len(captions):,} images once")
         images = embed_files(source, [record.path for record in folder.records])
         token_ids = tokenizer.encode(captions)
-        return ({"images": images[index], "token_ids": token_ids[index]} for index in index_batches(order))
+        rows = local_rows(batch_sharding(mesh), settings.batch)
+        return ({"images": images[index[rows]], "token_ids": token_ids[index[rows]]} for index in index_batches(order))
 
-    task = Task(
+    def names(step: int) -> list[str]:
+        (index,) = index_batches(Order(len(captions), settings.batch, settings.seed, step - 1, step))
+        return [folder.records[i].name for i in index]
+
+    target = abstract_state(init, optimizer, mesh, settings.optimizer.ema > 0, settings.compute.rules)
+    loss = contrastive_loss(graph, shapes, execution)
+    return Task(
         description=description,
         target=target,
-        locked=locked,
-        init=lambda: init_state(init, optimizer, target, run.seed),
-        step=make_step(contrastive_loss(graph, shapes), optimizer, target),
+        locked={name: leaf for name, leaf in source.params.items() if name not in TRAINED},
+        init=lambda: init_state(init, optimizer, target, settings.seed),
+        step=make_step(loss, optimizer, target, ema=settings.optimizer.ema),
         examples=len(captions),
         batches=batches,
-        learning_rate=schedule(settings.optimizer, run.steps),
-        recipe=recipe(settings),
+        names=names,
+        learning_rate=schedule(settings.optimizer, settings.steps),
+        recipe={**recipe(settings, beside=("checkpoint",)), "dtype": jnp.dtype(execution.dtype).name},
+        work=Work(text.length, flops.train(text, text.length)),
     )
-    train(task, run, mesh)
 
 
 def describe(checkpoint: Path, source: Trained, tokenizer: Tokenizer) -> Description:

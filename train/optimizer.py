@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from vit22b.model import leaves
+from vit22b.tree import leaves
+
+Schedule = Callable[[jax.Array | int], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,41 +24,62 @@ class Optimizer:
 
     name: Annotated[Literal["adafactor", "adamw"], tyro.conf.arg(name="optimizer")] = "adafactor"
     """adafactor: factored second moment (decay 0.8, cap 0.999), bfloat16 first moment. adamw: Adam's moments."""
+    schedule: Literal["rsqrt", "cosine", "wsd"] = "rsqrt"
+    """Behind the warm-up. rsqrt: reciprocal square root, with a cooldown at the end; wsd (warm-up, stable, decay):
+    constant, with a cooldown at the end; cosine: half a cosine."""
     peak: float = 1e-3
     """Largest learning rate, reached at the end of the warm-up."""
     warmup: int = 10_000
     """Steps of linear warm-up."""
     cooldown: int = 30_000
-    """Steps at the end over which the rate falls linearly to 0."""
+    """Steps at the end over which the rate falls linearly to 0; a cosine has no use for it."""
     clip: float = 1.0
     """Largest global norm of a gradient; a longer one is scaled to it."""
     body_decay: float = 0.03
     """Decoupled weight decay of every kernel but the head's, times the learning rate."""
     head_decay: float = 3.0
     """Decoupled weight decay of the head's kernel, times the learning rate."""
+    ema: float = 0.0
+    """Decay of the weights' moving average, such as 0.9999, which is saved, evaluated and exported; 0 for none."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"--ema is {self.ema}; expected a decay below 1 such as 0.9999, or 0 for no average")
         for name in ("peak", "warmup", "cooldown", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"--{name} is {getattr(self, name)}; expected a number above 0")
 
 
-def schedule(optimizer: Optimizer, steps: int) -> Callable[[jax.Array | int], jax.Array]:
-    """The learning rate of a step: linear warm-up, reciprocal square root, linear cooldown to 0 at the last.
+def schedule(optimizer: Optimizer, steps: int) -> Schedule:
+    """The learning rate of a step: 0 at step 0 and at the last, the peak at the end of the warm-up.
 
     Args:
-        optimizer: peak, warmup W and cooldown C.
-        steps: the run's length.
+        optimizer: peak, warmup W, cooldown C and what is between them.
+        steps: the run's length E.
 
     Returns:
-        A function of the number s of steps taken: peak * min(s/W, 1) * sqrt(W / max(s, W)) * min(1, (steps - s) / C).
+        A function of the number s of steps taken, float32:
+        rsqrt:  peak * min(s/W, 1) * sqrt(W / max(s, W)) * min(1, (E - s) / C)
+        wsd:    peak * min(s/W, 1) * min(1, (E - s) / C)
+        cosine: peak * min(s/W, 1) * (1 + cos(pi * max(0, s - W) / (E - W))) / 2
     """
     peak, warmup, cooldown = optimizer.peak, optimizer.warmup, optimizer.cooldown
+    if optimizer.schedule == "cosine" and warmup >= steps:
+        raise ValueError(f"--warmup is {warmup} of {steps} steps, which leaves none for the cosine; shorten it")
+    cosine = optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))
 
     def rate(step: jax.Array | int) -> jax.Array:
         s = jnp.asarray(step, jnp.float32)
-        rsqrt = jnp.minimum(s / warmup, 1.0) * jnp.sqrt(warmup / jnp.maximum(s, warmup))
-        return peak * rsqrt * jnp.clip((steps - s) / cooldown, 0.0, 1.0)
+        # Not optax.linear_schedule, which is 1 - (1 - s / W): the first rates would be off by a thousandth.
+        rise = peak * jnp.minimum(s / warmup, 1.0)
+        fall = jnp.clip((steps - s) / cooldown, 0.0, 1.0)
+        match optimizer.schedule:
+            case "rsqrt":
+                return rise * jnp.sqrt(warmup / jnp.maximum(s, warmup)) * fall
+            case "wsd":
+                return rise * fall
+            case "cosine":
+                return rise * cosine(jnp.maximum(s - warmup, 0.0))
 
     return rate
 

@@ -15,7 +15,7 @@ from flax import nnx
 from vit22b.checkpoint import Trained
 from vit22b.image import image_batches
 from vit22b.model import abstract, normalise
-from vit22b.tree import Params
+from vit22b.tree import Params, whole
 
 BATCH = 256
 
@@ -42,4 +42,4 @@ def embed_files(trained: Trained, paths: Sequence[Path], batch: int = BATCH) -> 
         return network.image(normalise(pixels, trained.description.preprocess))["embedding"]
 
     batches = image_batches(paths, trained.description.preprocess, batch)
-    return np.concatenate([np.asarray(embed(trained.params["image"], pixels)) for pixels in batches])
+    return np.concatenate([whole(embed(trained.params["image"], pixels)) for pixels in batches])

@@ -6,7 +6,7 @@ trained on. Pixels stay uint8 up to the tower, which maps them to Preprocess.val
 its float32 size, and the signatures that take pixels take these.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,20 +74,7 @@ def preprocess_each(image_bytes: tf.Tensor, preprocess: Preprocess) -> tuple[tf.
         pixels: uint8 [b, r, r, 3], zeros where an image cannot be decoded.
         ok: bool [b], whether it was.
     """
-    side = preprocess.resolution
-    batch = tf.size(image_bytes, out_type=tf.int64)
-    # A dataset is the one place in a graph where an op's failure can be caught. One row that always succeeds is added
-    # behind the others, so that a batch of the survivors exists even when there are none.
-    rows = tf.data.Dataset.from_tensor_slices((tf.range(batch), image_bytes))
-    good = rows.map(
-        lambda row, data: (row, preprocess_bytes(data, preprocess)), num_parallel_calls=tf.data.AUTOTUNE
-    ).ignore_errors()
-    last = tf.data.Dataset.from_tensors((batch, tf.zeros([side, side, 3], tf.uint8)))
-    survivors, pixels = good.concatenate(last).batch(batch + 1).get_single_element()
-    at = survivors[:, None]
-    placed = tf.scatter_nd(at, pixels, tf.stack([batch + 1, side, side, 3]))[:-1]
-    ok = tf.scatter_nd(at, tf.ones_like(survivors), [batch + 1])[:-1] > 0
-    return tf.ensure_shape(placed, [None, side, side, 3]), ok
+    return _each(lambda data: preprocess_bytes(data, preprocess), (image_bytes,), preprocess.resolution)
 
 
 def preprocess_batch(image_bytes: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
@@ -171,6 +158,45 @@ def random_crop(image: tf.Tensor, preprocess: Preprocess, seed: tf.Tensor, min_a
     )
     cropped = resize(tf.ensure_shape(tf.slice(image, begin, size), [None, None, 3]), preprocess)
     return tf.image.stateless_random_flip_left_right(cropped, flip_seed) if flip else cropped
+
+
+def random_crop_each(
+    image_bytes: tf.Tensor, seeds: tf.Tensor, preprocess: Preprocess, min_area: float, flip: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes a batch and cuts a random part of each, for training; a bad image harms no other.
+
+    Args:
+        image_bytes: string [b].
+        seeds: int [b, 2]; otherwise as for random_crop.
+        preprocess: as for random_crop.
+        min_area: as for random_crop.
+        flip: as for random_crop.
+
+    Returns:
+        As preprocess_each.
+    """
+
+    def crop(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return random_crop(decode(data, preprocess.max_pixels), preprocess, seed, min_area, flip)
+
+    return _each(crop, (image_bytes, seeds), preprocess.resolution)
+
+
+def _each(pixels_of: Callable[..., tf.Tensor], rows: tuple[tf.Tensor, ...], side: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pixels uint8 [b, side, side, 3] of each row, zeros where that fails, and bool [b], whether it went well."""
+    batch = tf.size(rows[0], out_type=tf.int64)
+    # A dataset is the one place in a graph where an op's failure can be caught. One row that always succeeds is added
+    # behind the others, so that a batch of the survivors exists even when there are none.
+    numbered = tf.data.Dataset.from_tensor_slices((tf.range(batch), *rows))
+    good = numbered.map(
+        lambda row, *values: (row, pixels_of(*values)), num_parallel_calls=tf.data.AUTOTUNE
+    ).ignore_errors()
+    last = tf.data.Dataset.from_tensors((batch, tf.zeros([side, side, 3], tf.uint8)))
+    survivors, pixels = good.concatenate(last).batch(batch + 1).get_single_element()
+    at = survivors[:, None]
+    placed = tf.scatter_nd(at, pixels, tf.stack([batch + 1, side, side, 3]))[:-1]
+    ok = tf.scatter_nd(at, tf.ones_like(survivors), [batch + 1])[:-1] > 0
+    return tf.ensure_shape(placed, [None, side, side, 3]), ok
 
 
 def _unknown(header: Header) -> tf.Tensor:

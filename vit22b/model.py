@@ -112,7 +112,7 @@ class Head(nnx.Module):
 
     def __init__(self, width: int, classes: int, bias: float) -> None:
         self.kernel = nnx.Param(jnp.zeros((width, classes)))
-        self.bias = nnx.Param(jnp.full(classes, bias))
+        self.bias = nnx.Param(jnp.full(classes, bias, jnp.float32))
 
     def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B Y"]:
         logits = pooled.astype(jnp.float32) @ self.kernel[...]

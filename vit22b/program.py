@@ -1,8 +1,8 @@
 """How a program starts and fails: a command line from a dataclass, an error in one line.
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client; the programs on it run
-through here. Exit codes: 0 done, 1 failed, 2 what the user gave is wrong, 130 interrupted, 143 told to stop with the
-work saved.
+through here. Exit codes: 0 done, or told to stop and the work saved; 1 failed; 2 what the user gave is wrong; 130
+interrupted.
 """
 
 import sys
@@ -16,6 +16,11 @@ Settings = TypeVar("Settings")
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
     """The program was told to stop, and has saved what it had."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        """Takes what to say, and the exit code."""
+        super().__init__(message)
+        self.code = code
 
 
 def run(
@@ -46,7 +51,7 @@ def run(
         code = main(parsed) or 0
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
-        code = 143
+        code = stopped.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

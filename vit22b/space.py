@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vit22b.config import Pooling, Preprocess
-from vit22b.tree import leaves
+from vit22b.tree import leaves, whole
 
 _TOWERS = ("image", "text")
 
@@ -42,5 +42,5 @@ def space_id(
     for name, leaf in sorted(leaves({k: params[k] for k in _TOWERS if k in params}).items()):
         digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}".encode())
         # As bytes, since a buffer of bfloat16 has no format code that the hash would take.
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+        digest.update(np.ascontiguousarray(whole(leaf)).view(np.uint8).data)
     return digest.hexdigest()[:16]

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
+import numpy.typing as npt
+from jax.experimental import multihost_utils
 
 Params = dict[str, Any]
 
@@ -21,3 +24,10 @@ def leaves(params: Mapping[str, Any]) -> dict[str, Any]:
 def parameter_count(params: Mapping[str, Any]) -> int:
     """Number of parameters of a tree of arrays or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in leaves(params).values())
+
+
+def whole(leaf: Any) -> npt.NDArray[Any]:
+    """A leaf in the memory of this process; where several processes hold parts of it, all of them must ask."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)

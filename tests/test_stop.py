@@ -1,0 +1,41 @@
+import os
+import signal
+import subprocess
+import sys
+
+from tests.artefacts import ROOT
+from train.stop import StopSignal
+
+
+def test_a_signal_is_a_request_and_the_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with StopSignal() as stop:
+            assert not stop.after(1)
+            os.kill(os.getpid(), number)
+            assert stop.after(2)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+# A run that would save for ever once it is told to stop.
+STUCK = """
+from train.stop import StopSignal
+with StopSignal() as stop:
+    print("ready", flush=True)
+    while not stop.after(1):
+        pass
+    print("saving", flush=True)
+    while True:
+        pass
+"""
+
+
+def test_a_second_interrupt_ends_the_run_at_once():
+    with subprocess.Popen([sys.executable, "-c", STUCK], cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "saving\n"
+        process.send_signal(signal.SIGTERM)  # asks for what was asked already
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert process.stderr.read() == "interrupted; nothing was saved of the steps since the last checkpoint\n"

@@ -1,0 +1,106 @@
+"""The TPU compiler's answer to a planned step: the program and its memory, or how much memory it lacks.
+
+Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. A step
+of 22B takes the compiler minutes and gigabytes, so that answers are kept by what was asked: the program's own text, the
+compiler's options and version.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import jax
+
+from train import topology
+from train.abstract_step import Planned, trace_step
+from train.arithmetic import matmul_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiler made of a step.
+
+    Attributes:
+        flops: of the matmuls of all chips in one step, as traced.
+        seconds: that it took.
+        arguments: bytes a chip; None where it does not fit.
+        temporaries: bytes a chip; None where it does not fit.
+        text: the scheduled program of a chip; empty where it does not fit.
+        refusal: the compiler's message where it does not fit, else empty.
+    """
+
+    flops: int
+    seconds: float
+    arguments: int | None
+    temporaries: int | None
+    text: str
+    refusal: str
+
+
+def compile_step(run: Planned, cache: Path | None = None) -> Program:
+    """Compiles a run's step for its topology, or takes what is in the cache.
+
+    Args:
+        run: the run.
+        cache: folder for answers.
+
+    Raises:
+        ValueError: the topology, the mesh or the batch cannot be.
+    """
+    chip, _ = topology.parse_topology(run.topology)
+    traced = trace_step(run, topology.mesh_of(topology.devices(run.topology), *run.shape))
+    lowered = traced.lower()
+    path = cache and cache / f"{_key(lowered.as_text(), run.topology, chip.compiler_options)}.json.gz"
+    if path and path.exists():
+        return Program(**json.loads(gzip.decompress(path.read_bytes())))
+    program = _compile(lowered, chip.compiler_options, matmul_flops(traced.jaxpr.jaxpr))
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(program)).encode()))
+        partial.rename(path)
+    return program
+
+
+def compile_apart(run: Planned, cache: Path | None = None) -> Program:
+    """As compile_step, in a process of its own: the compiler does not give back the memory that it took."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, only_cpu) as pool:
+        return pool.submit(compile_step, run, cache).result()
+
+
+def only_cpu() -> None:
+    """Keeps JAX from looking for a TPU, which libtpu would make it do."""
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _compile(lowered: jax.stages.Lowered, options: Mapping[str, str], flops: int) -> Program:
+    begin = time.perf_counter()
+    try:
+        compiled = lowered.compile(compiler_options=dict(options))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Program(flops, round(time.perf_counter() - begin, 1), None, None, "", str(error))
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return Program(
+        flops=flops,
+        seconds=round(time.perf_counter() - begin, 1),
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        text=compiled.as_text(),
+        refusal="",
+    )
+
+
+def _key(text: str, topology_name: str, options: Mapping[str, str]) -> str:
+    asked = (text, topology_name, sorted(options.items()), jax.__version__, importlib.metadata.version("libtpu"))
+    return hashlib.sha256(repr(asked).encode()).hexdigest()[:24]

@@ -1,0 +1,82 @@
+"""What a run is computed with: the mesh, who partitions the layers, what is recomputed, the compute dtype.
+
+Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. A run
+may be continued with other values of these: what it learns is the same to rounding, and its checkpoints do not depend
+on them.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from rich.console import Console
+
+from vit22b.execution import Execution, Parallel, Remat, Split
+from vit22b.sharding import Rules, make_mesh, parse_mesh, table
+from vit22b.tree import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """What a run is computed with."""
+
+    mesh: str = "one"
+    """DATAxMODEL, devices along the axes data and model, such as 16x4; or one: a single device; data: all devices, each
+    with all parameters; fsdp: all devices, parameters split over them; 2d: as fsdp, with 4 devices along model."""
+    parallel: Parallel = "gspmd"
+    """gspmd: XLA partitions the linear layers. ring: the asynchronous parallel layers, which overlap every hop."""
+    split: Split = "images"
+    """What the mesh axis model divides of the activations between blocks; features is the paper's layout."""
+    remat: Remat = "none"
+    """What the backward pass computes again: none, all but the linear layers' outputs (dots), everything (full);
+    offload keeps those outputs in the host's memory."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of activations and matmuls; the weights are float32. auto: bfloat16, and float32 on a CPU."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other; the gradient is that of the whole batch."""
+    print_sharding: bool = False
+    """Print where every parameter lies, and exit."""
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"--accumulate is {self.accumulate}; expected 1 or more")
+
+    def make_mesh(self) -> Mesh:
+        """The mesh.
+
+        Raises:
+            ValueError: the mesh is none, or there are not as many devices.
+        """
+        data, model, _ = parse_mesh(self.mesh, jax.device_count())
+        mesh = make_mesh(data, model)
+        if jax.process_count() > 1 and mesh.size < jax.device_count():
+            raise ValueError(
+                f"--mesh {self.mesh} has {mesh.size} devices, the {jax.process_count()} processes have "
+                f"{jax.device_count()}; give a mesh of them all"
+            )
+        return mesh
+
+    @property
+    def rules(self) -> Rules:
+        """How parameters are laid out on the mesh."""
+        return parse_mesh(self.mesh, jax.device_count())[2]
+
+    def shows_sharding(self, params: Params, mesh: Mesh) -> bool:
+        """Prints where every parameter lies, if that is all that was asked for."""
+        if self.print_sharding:
+            # A file has no width, and half a name says nothing.
+            console = Console() if Console().is_terminal else Console(width=160)
+            console.print(table(params, mesh, self.rules))
+        return self.print_sharding
+
+    def execution(self, mesh: Mesh) -> Execution:
+        """How a model runs on this mesh."""
+        dtype = jnp.dtype(self.dtype if self.dtype != "auto" else _native(mesh))
+        return Execution(dtype=dtype, remat=self.remat, parallel=self.parallel, split=self.split, mesh=mesh)
+
+
+def _native(mesh: Mesh) -> str:
+    device: jax.Device = mesh.devices.flat[0]
+    return "float32" if device.platform == "cpu" else "bfloat16"
