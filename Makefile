@@ -65,6 +65,30 @@ demo: setup ## train, export, serve and classify real images; writes build/demo/
 test: setup ## run the tests
 	$(BIN)/python -m pytest
 
+.venv/.tpu: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[programs,tpu]'
+	touch $@
+
+.PHONY: tpu
+tpu: .venv/.tpu ## compile the 22B train step for v5p and v4 with the TPU compiler; writes build/tpu/report.json
+	$(BIN)/python benchmarks/tpu_report.py
+
+.PHONY: tpu-ci
+tpu-ci: .venv/.tpu ## one of these compiles, its memory and its collectives checked
+	$(BIN)/python benchmarks/tpu_report.py --ci
+	$(BIN)/python -m pytest -m tpu
+
+SOAK_KILLS ?= 6
+
+.PHONY: soak
+soak: setup ## kill a training run SOAK_KILLS times at random moments; it has to go on bit for bit
+	$(BIN)/python benchmarks/soak.py --kills $(SOAK_KILLS)
+
+.PHONY: bench
+bench: setup ## time the train step and the input pipeline; writes build/bench/
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/input_pipeline.py
+
 .PHONY: lint
 lint: setup ## format, lint and types, as the pre-commit hooks run them
 	$(BIN)/ruff format --check

@@ -99,7 +99,7 @@ def test_the_gspmd_layers_equal_the_unsharded_stack():
             np.testing.assert_allclose(found[name], theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", "full", "offload"])
 def test_rematerialisation_changes_no_gradient(remat):
     _, params, x, cotangent = problem()
     found = named(*with_gradients(Execution(remat=remat))(params, x, cotangent))
@@ -109,7 +109,7 @@ def test_rematerialisation_changes_no_gradient(remat):
 
 def test_images_that_do_not_divide_are_named():
     graph, params, x, _ = problem()
-    execution = Execution(parallel="ring", mesh=make_mesh(2, 4))
+    execution = Execution(parallel="ring", split="images", mesh=make_mesh(2, 4))
     message = r"12 images do not divide over 8 devices of the mesh 2x4 \(split images\); take a multiple of 8"
     with pytest.raises(ValueError, match=message):
         stack.run(nnx.merge(graph, params), jnp.asarray(x[:12]), execution=execution)

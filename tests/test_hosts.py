@@ -270,6 +270,7 @@ def assert_close(one, other):
 
 def test_several_processes_train_as_one_does(alone, together):
     assert list(together.metrics()) == list(range(1, STEPS + 1))
+    assert len((together.workdir / "metrics.jsonl").read_text().splitlines()) == STEPS  # one process writes for all
     assert_close(together, alone)
 
 

@@ -140,17 +140,21 @@ def test_a_moment_lies_where_its_parameter_lies(name, moments):
     assert min(found.values()) >= moments
 
 
-def _one_step(shape):
-    run = training(*shape)
+def _one_step(shape, **compute):
+    run = training(*shape, **compute)
     batch = jax.device_put(random_batch(), sharding.batch_sharding(run.mesh))
     state, metrics = run.step(run.start(), batch)
     assert places(state) == places(run.target)
     return float(metrics["loss"]), jax.tree.map(np.asarray, leaves(state.params))
 
 
-@pytest.mark.parametrize("shape", [(2, 4), (4, 2), (8, 1)])
-def test_a_training_step_on_a_mesh_equals_the_one_on_one_device(shape):
-    loss, weights = _one_step(shape)
+@pytest.mark.parametrize(
+    ("shape", "compute"),
+    [((2, 4), {}), ((4, 2), {}), ((8, 1), {}), ((2, 4), {"parallel": "ring", "split": "images"})],
+    ids=str,
+)
+def test_a_training_step_on_a_mesh_equals_the_one_on_one_device(shape, compute):
+    loss, weights = _one_step(shape, **compute)
     expected_loss, expected = _one_step((1, 1))
     start = leaves(random_params(HEAD))
     assert loss == pytest.approx(expected_loss, rel=1e-5)

@@ -18,6 +18,7 @@ from train.pretrain import sigmoid_loss
 from train.state import Step, TrainState, abstract_state, make_step
 from vit22b import model, sharding
 from vit22b.config import ModelConfig, Preprocess, text_tower, vit
+from vit22b.execution import Execution
 
 IMAGE = dataclasses.replace(vit("mu"), depth=2)
 HEAD = ModelConfig(IMAGE, classes=10)
@@ -65,12 +66,13 @@ class Training(NamedTuple):
 
 
 @functools.cache
-def training(data=1, model_axis=1):
-    """The training of HEAD on a mesh, compiled once in a run."""
+def training(data=1, model_axis=1, **compute):
+    """The training of HEAD on a mesh, compiled once in a run; `compute` are fields of Execution."""
     mesh = sharding.make_mesh(data, model_axis)
+    execution = Execution(mesh=mesh, **compute)
     update = optimizer.make(SETTINGS, STEPS)
     target = abstract_state(lambda _: random_params(HEAD), update, mesh)
-    step = make_step(sigmoid_loss(model.abstract(HEAD)[0], PREPROCESS), update, target)
+    step = make_step(sigmoid_loss(model.abstract(HEAD)[0], PREPROCESS, execution), update, target)
     batch = jax.device_put(random_batch(), sharding.batch_sharding(mesh))
     return Training(mesh, update, target, step.lower(target, batch).compile())
 

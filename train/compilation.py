@@ -60,7 +60,7 @@ def compile_step(run: Planned, cache: Path | None = None) -> Program:
     path = cache and cache / f"{_key(lowered.as_text(), run.topology, chip.compiler_options)}.json.gz"
     if path and path.exists():
         return Program(**json.loads(gzip.decompress(path.read_bytes())))
-    program = _compile(lowered, chip.compiler_options, matmul_flops(traced.jaxpr.jaxpr))
+    program = _compile(lowered, matmul_flops(traced.jaxpr.jaxpr))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -81,10 +81,10 @@ def only_cpu() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def _compile(lowered: jax.stages.Lowered, options: Mapping[str, str], flops: int) -> Program:
+def _compile(lowered: jax.stages.Lowered, flops: int) -> Program:
     begin = time.perf_counter()
     try:
-        compiled = lowered.compile(compiler_options=dict(options))
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

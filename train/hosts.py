@@ -134,9 +134,7 @@ def _connect(hosts: Hosts) -> None:
         ) from error
     except jax.errors.JaxRuntimeError as error:
         at = distributed.global_state.coordinator_address
-        raise ConnectionError(
-            f"cannot join the run at {at}: {str(error).splitlines()[0]}; is the port in use by something else?"
-        ) from error
+        raise ConnectionError(f"cannot join the run at {at}: {error}; is its port in use by something else?") from error
 
 
 @contextlib.contextmanager
@@ -171,7 +169,8 @@ class _Watch:
 
     def wait_for_verdict(self, error: Exception) -> None:
         """Ends the process if a peer is missing, which may be why its runtime failed; else comes back after a while."""
-        _tell(f"{str(error).splitlines()[0]}; looking for {self._heartbeat_seconds} s whether a process is missing")
+        first, _, _ = str(error).partition("\n")
+        _tell(f"{first}; looking for {self._heartbeat_seconds} s whether a process is missing")
         self._thread.join(self._heartbeat_seconds + _LEAVE_SECONDS)
 
     def leave(self) -> None:

@@ -167,8 +167,8 @@ def missing(run: Planned, row: Mapping[str, Any]) -> str:
     """By how much a run does not fit, and what to change."""
     if "memory space vmem" in row["prediction"]:
         return (
-            "the compiler lacks on-chip memory (vmem) for one operation; HBM was not the limit. Take another "
-            f"--accumulate, or lower xla_tpu_scoped_vmem_limit_kib in vit22b/chips.py.\n{row['prediction']}"
+            "the compiler lacks on-chip memory (vmem) for one operation; HBM was not the limit. Take another mesh or "
+            f"--accumulate, or other compiler options in vit22b/chips.py.\n{row['prediction']}"
         )
     lacks = row["bytes_missing"]
     amount = f"{lacks / GIB:.1f} GiB a chip are missing" if lacks else "the compiler does not say by how much"

@@ -63,7 +63,7 @@ def _model_flops(run: Planned) -> int:
 
 def _refused(message: str, chip: Chip) -> dict[str, Any]:
     """The row's end where the compiler found too little memory; what is missing as far as its message has sizes."""
-    found = _NEEDED.search(message)
+    found, operation = _NEEDED.search(message), re.search(r'op_name="([^"]*)"', message)
     needed = int(float(found[1] or found[3]) * _UNITS[found[2] or found[4]]) if found else None
     return {
         "fits": False,
@@ -73,7 +73,7 @@ def _refused(message: str, chip: Chip) -> dict[str, Any]:
         "bytes_missing": None if needed is None else needed - chip.hbm_bytes,
         "layer": None,
         "predicted_mfu": None,
-        "prediction": "none: " + message.splitlines()[0],
+        "prediction": f"none: {message.splitlines()[0]}" + (f" (largest: {operation[1]})" if operation else ""),
     }
 
 

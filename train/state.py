@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from train.signals import gradient_norms
 from vit22b import sharding
+from vit22b.chips import chip_of
 from vit22b.tree import Params
 
 Batch = Mapping[str, jax.Array]
@@ -75,7 +76,7 @@ def init_state(
 def make_step(
     loss: Loss, optimizer: optax.GradientTransformation, target: TrainState, accumulate: int = 1, ema: float = 0.0
 ) -> Step:
-    """Compiles one step: gradients, update, average, metrics.
+    """Compiles one step: gradients, update, average, metrics; on a TPU with the options of vit22b/chips.py.
 
     A step whose loss or gradient is not finite leaves the state as it is, the optimizer's counters included.
     optax.apply_if_finite does not fit: it looks at the gradients alone, and after a number of such steps takes one.
@@ -107,9 +108,10 @@ def make_step(
         )
         return after, {"loss": value, "grad_norm": norm, **gradient_norms(gradients), **metrics}
 
+    mesh = _mesh(places)
     # Metrics lie on every device, so that each host can read them.
-    whole = sharding.replicated(_mesh(places))
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, whole))
+    outputs = places, sharding.replicated(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=_compiler_options(mesh))
 
 
 def _accumulated(gradient: Callable[..., Any], places: Any, parts: int) -> Callable[..., Any]:
@@ -146,6 +148,12 @@ def _parts(leaf: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     rest = leaf.shape[1:]
     split = leaf.reshape(shards, parts, -1, *rest).swapaxes(0, 1).reshape(parts, -1, *rest)
     return jax.lax.with_sharding_constraint(split, NamedSharding(mesh, PartitionSpec(None, *place.spec)))
+
+
+def _compiler_options(mesh: Mesh | AbstractMesh) -> dict[str, str] | None:
+    """What vit22b/chips.py has for the mesh's chips; nothing for a mesh without any, which can only be traced."""
+    chip = None if isinstance(mesh, AbstractMesh) else chip_of(mesh.devices.flat[0])
+    return dict(chip.compiler_options) if chip else None
 
 
 def _places(target: TrainState) -> TrainState:

@@ -87,9 +87,8 @@ class _Stack:
         depth = blocks["norm"]["scale"].shape[0]
 
         def body(carry: Any, layer: jax.Array) -> tuple[Any, Any]:
-            x, w_in = carry
-            following = self.weight(blocks, jnp.minimum(layer + 1, depth - 1), INPUTS)
-            w_out = self.weight(blocks, layer, OUTPUTS)
+            x, (w_in, w_out) = carry
+            following = self.weights(blocks, jnp.minimum(layer + 1, depth - 1))
             small = self.small(blocks, layer)
             y, _ = self.norm(x, small["norm"])
             z, _ = expand(jax.lax.optimization_barrier(y), w_in, self.execution.split, MODEL)
@@ -97,7 +96,7 @@ class _Stack:
             out = x + reduce(joined, w_out, self.execution.split, MODEL) + over_last(small["out"], x)
             return (out, following), (x, z if self.pieces else [])
 
-        (x, _), saved = jax.lax.scan(body, (x, self.weight(blocks, 0, INPUTS)), jnp.arange(depth))
+        (x, _), saved = jax.lax.scan(body, (x, self.weights(blocks, 0)), jnp.arange(depth))
         return x, saved
 
     def backward(self, blocks: Params, saved: Any, dx: jax.Array) -> tuple[Params, jax.Array]:
@@ -177,6 +176,7 @@ class _Stack:
         return local if self.execution.split == "images" else jax.lax.pmean(local, MODEL)
 
     def weights(self, blocks: Params, layer: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """Both weights of a layer, gathered over `data`."""
         return self.weight(blocks, layer, INPUTS), self.weight(blocks, layer, OUTPUTS)
 
     def weight(self, blocks: Params, layer: jax.Array | int, names: tuple[str, ...]) -> jax.Array:

@@ -28,20 +28,20 @@ class Execution:
 
     Attributes:
         dtype: of activations and matmuls; parameters are cast to it, norms, softmax and losses stay float32.
-        remat: what the backward pass computes again instead of keeping it. none: nothing; dots: all but the outputs of
-            the linear layers; full: everything but each block's input; offload: as dots, with those outputs in the
-            host's memory meanwhile.
+        remat: what the backward pass computes again instead of keeping it. none: nothing (with ring as dots); dots: all
+            but the outputs of the linear layers; full: everything but each block's input; offload: as dots, with those
+            outputs in the host's memory meanwhile.
         parallel: who partitions the linear layers of the image tower over the mesh. gspmd: XLA, from constraints;
             ring: the asynchronous parallel layers of vit22b/parallel.py.
-        split: what the mesh axis `model` divides of the activations between blocks: features (the paper's layout) or
-            images, the same bytes on the links with larger matmuls.
+        split: what the mesh axis `model` divides of the activations between blocks: features (the paper's layout), or
+            images, for rings the same bytes on the links with larger matmuls. XLA by itself makes little of images.
         mesh: the mesh; None for one device and no constraints.
     """
 
     dtype: DTypeLike = jnp.float32
     remat: Remat = "none"
     parallel: Parallel = "gspmd"
-    split: Split = "images"
+    split: Split = "features"
     mesh: Mesh | None = None
 
     def __post_init__(self) -> None:

@@ -126,7 +126,7 @@ class Model(nnx.Module):
         self.image = ImageTower(config.image, rngs)
         self.head = Head(config.image.width, config.classes, head_bias) if config.classes else None
         self.text = TextTower(config.text, rngs) if config.text else None
-        self.logit_scale = nnx.Param(jnp.asarray(LOGIT_SCALE)) if config.text else None
+        self.logit_scale = nnx.Param(jnp.asarray(LOGIT_SCALE, jnp.float32)) if config.text else None
 
     def embed_image(
         self, images: Float[Array, "B R R C"], layers: Sequence[int] = (), execution: Execution = Execution()
