@@ -15,7 +15,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from train import topology
@@ -130,7 +129,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['predicted_mfu']:.1%}",
         )
     table.caption = "layer and step: MFU, predicted; nothing was run on a TPU"
-    Console().print(table)
+    program.table_console().print(table)
     for row in rows:
         if row["goals_missed"]:
             print(f"{row['topology']} {row['mesh']} {row['parallel']}: not reached: {', '.join(row['goals_missed'])}")

@@ -11,9 +11,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from rich.console import Console
 
 from vit22b.execution import Execution, Parallel, Remat, Split
+from vit22b.program import table_console
 from vit22b.sharding import Rules, make_mesh, parse_mesh, table
 from vit22b.tree import Params
 
@@ -69,9 +69,7 @@ class Compute:
     def shows_sharding(self, params: Params, mesh: Mesh) -> bool:
         """Prints where every parameter lies, if that is all that was asked for."""
         if self.print_sharding:
-            # A file has no width, and half a name says nothing.
-            console = Console() if Console().is_terminal else Console(width=160)
-            console.print(table(params, mesh, self.rules))
+            table_console().print(table(params, mesh, self.rules))
         return self.print_sharding
 
     def execution(self, mesh: Mesh) -> Execution:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train import topology
-from train.abstract_step import Planned
+from train.abstract_step import Planned, abstract_arguments
 from train.compilation import compile_apart, compile_step, only_cpu
 from train.footprint import footprint, remedies, ring_bytes, weight_bytes
 from train.prediction import asked, predict, question
@@ -48,7 +48,10 @@ def main(settings: Settings) -> int:
     """Plans a run; the exit code."""
     only_cpu()
     run = Planned(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Planned)})
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = program.table_console()
+    if run.compute.print_sharding:
+        run.compute.shows_sharding(abstract_arguments(run)[0].params, topology.abstract_mesh(*run.shape))
+        return 0
     runs = [run] if not settings.search else on_every_mesh(run)
     if not topology.has_compiler():
         return show_closed_forms(runs, console)

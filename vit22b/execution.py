@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -21,6 +22,10 @@ Remat = Literal["none", "dots", "full", "offload"]
 Parallel = Literal["gspmd", "ring"]
 Split = Literal["images", "features"]
 
+# The operations whose outputs are dear to compute again. All else in a layer is elementwise, and XLA makes it part of
+# whatever reads it; a scan that keeps it writes each intermediate of a GELU to memory, six times the hidden units.
+_DEAR = frozenset({"dot_general", "exp", "reduce_max", "reduce_sum", "rsqrt"})
+
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
@@ -28,9 +33,9 @@ class Execution:
 
     Attributes:
         dtype: of activations and matmuls; parameters are cast to it, norms, softmax and losses stay float32.
-        remat: what the backward pass computes again instead of keeping it. none: nothing (with ring as dots); dots: all
-            but the outputs of the linear layers; full: everything but each block's input; offload: as dots, with those
-            outputs in the host's memory meanwhile.
+        remat: what the backward pass computes again instead of keeping it. none: nothing but elementwise arithmetic
+            (with ring as dots); dots: all but the outputs of the linear layers; full: everything but each block's
+            input; offload: as dots, with those outputs in the host's memory meanwhile.
         parallel: who partitions the linear layers of the image tower over the mesh. gspmd: XLA, from constraints;
             ring: the asynchronous parallel layers of vit22b/parallel.py.
         split: what the mesh axis `model` divides of the activations between blocks: features (the paper's layout), or
@@ -74,12 +79,11 @@ class Execution:
         """A layer whose backward pass keeps what `remat` says."""
         policies = jax.checkpoint_policies
         policy = {
+            "none": _is_dear,
             "full": policies.nothing_saveable,
             "dots": policies.dots_with_no_batch_dims_saveable,
             "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
         }
-        if self.remat == "none":
-            return layer
         # A scan's body is compiled once and its iterations are apart, so nothing can be merged with the forward pass.
         return jax.checkpoint(layer, policy=policy[self.remat], prevent_cse=False)
 
@@ -87,3 +91,8 @@ class Execution:
         if self.mesh is None or self.mesh.size == 1:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+
+def _is_dear(primitive: Primitive, *_: Any, **__: Any) -> bool:
+    """A policy of jax.checkpoint: whether the backward pass keeps what this operation made."""
+    return primitive.name in _DEAR

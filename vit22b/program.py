@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 import tyro
+from rich.console import Console
 
 Settings = TypeVar("Settings")
 
@@ -62,3 +63,9 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+def table_console() -> Console:
+    """Where a program prints its tables: the terminal, or a file, which has no width and is given enough."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
