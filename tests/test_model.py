@@ -60,12 +60,6 @@ def test_other_sizes_have_their_published_number_of_parameters(size, pooling, bi
     assert parameter_count(params) / 1e9 == pytest.approx(billions, rel=0.01)
 
 
-def test_mfu_of_the_paper_follows_from_its_tokens_per_second():
-    blocks, attention = 12 * 6144**2 * 48, 12 * 48 * 6144 * 256
-    assert (6 * blocks + attention) * 1150 / 275e12 == pytest.approx(0.5493, abs=5e-5)
-    assert (2 * blocks + attention / 3) * 256 == pytest.approx(11.2e12, rel=0.02)
-
-
 def test_biases_are_on_mlp_in_and_on_the_joint_output_alone():
     names = set(leaves(model.abstract(MU)[1]))
     blocks = {n.removeprefix("image/blocks/") for n in names if n.startswith("image/blocks/")}

@@ -1,13 +1,16 @@
+import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import pretrain
+from vit22b import model
 from vit22b.checkpoint import load
-from vit22b.config import vit
+from vit22b.config import ModelConfig, Preprocess, vit
 from vit22b.folder import read_folder
 
 
@@ -28,6 +31,20 @@ def test_metrics_are_logged_twice_and_alike(pretrained):
     events = EventAccumulator(str(pretrained / "tensorboard"), size_guidance={"tensors": 0}).Reload()
     logged = [tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors("loss")]
     assert logged == pytest.approx([line["loss"] for line in lines], rel=1e-6)
+
+
+def test_the_initial_sigmoid_loss_is_29_593_softplus_of_minus_10_plus_10_labels():
+    classes, labels = 29_593, 3
+    config = ModelConfig(dataclasses.replace(vit("mu"), depth=1), classes=classes)
+    params = jax.jit(lambda key: model.init(config, key))(jax.random.key(0))
+    random = np.random.default_rng(0)
+    targets = np.zeros((4, classes), np.float32)
+    for row in targets:
+        row[random.choice(classes, labels, replace=False)] = 1
+    pixels = random.integers(256, size=(4, 28, 28, 3)).astype(np.uint8)
+    loss = pretrain.sigmoid_loss(model.abstract(config)[0], Preprocess(28))
+    value, _ = jax.jit(loss)(params, {"pixels": pixels, "targets": targets})
+    assert float(value) == pytest.approx(classes * np.log1p(np.exp(-10)) + 10 * labels, rel=1e-6)
 
 
 def test_the_loss_starts_at_its_prior_and_falls(pretrained):
