@@ -122,34 +122,41 @@ def compare(contestants: Mapping[str, Contestant], batch: Batch, settings: Setti
     for _ in range(settings.rounds):
         turns = [{name: each.seconds(batch) for name, each in contestants.items()} for _ in range(settings.steps)]
         images = settings.batch * settings.steps
-        rates.append({name: images / sum(turn[name] for turn in turns) for name in contestants})
+        rates.append(told({name: images / sum(turn[name] for turn in turns) for name in contestants}))
     return rates
 
 
 def compare_saving(task: Task, run: pretrain.Settings, batch: Batch, rounds: int) -> list[Rates]:
     """Images a second with a checkpoint every run.save_every steps and without, by round.
 
-    A round with saves one state, takes steps while it is written, and ends when it is written and they are taken.
+    A turn that saves takes its steps while the state is written, and ends when that is done as well.
     """
     ours = Contestant(task.step, task.init())
-    ours.seconds(batch)  # compiles
+    ours.seconds(batch)  # compiles, if no one has taken this step before
     with Checkpoints(run.workdir, run.keep) as checkpoints:
 
-        def turn(number: int, saving: bool) -> float:
+        def save(turn: int) -> None:
+            position = Position(turn * run.save_every, ours.state, Skips())
+            resume.save(task, run, checkpoints, position, metrics={})
+
+        def rate(saved_as: int | None) -> float:
             begin = time.perf_counter()
-            if saving:
-                position = Position(number * run.save_every, ours.state, Skips())
-                resume.save(task, run, checkpoints, position, {})
+            if saved_as is not None:
+                save(saved_as)
             for _ in range(run.save_every):
                 ours.seconds(batch)
             checkpoints.wait()
             return run.batch * run.save_every / (time.perf_counter() - begin)
 
-        turn(0, saving=True)  # Orbax's first save starts its threads and makes folders
-        return [
-            {"saving": turn(number, saving=True), "not_saving": turn(number, saving=False)}
-            for number in range(1, rounds + 1)
-        ]
+        save(0)  # the first makes folders and starts threads
+        checkpoints.wait()
+        return [told({"saving": rate(turn), "not_saving": rate(None)}) for turn in range(1, rounds + 1)]
+
+
+def told(rates: Rates) -> Rates:
+    """The rates, printed: all of it takes minutes."""
+    print("images/s", *(f"{name} {rate:.3g}" for name, rate in rates.items()), sep="  ", flush=True)
+    return rates
 
 
 def summary(rates: Sequence[Rates], ratios: Mapping[str, tuple[str, str]]) -> dict[str, Any]:

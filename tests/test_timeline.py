@@ -54,9 +54,9 @@ def done(name, start):
     return f"%{name} = u8[90000000]{{0}} collective-permute-done(%{start})"
 
 
-def spent(*lines):
-    module = program(*lines)
-    return timeline(module, module.main, V5P, MESH)
+def spent(*instructions, lines=()):
+    module = program(*instructions)
+    return timeline(module, module.main, V5P, MESH, lines)
 
 
 def test_work_is_the_compiler_s_cycles_by_what_it_is():
@@ -99,6 +99,22 @@ def test_a_synchronous_collective_is_all_exposed_and_uses_both_directions():
     assert found.synchronous == 1
     assert found.overlapped_fraction is None
     assert (found.moved("all-gather", "data"), found.moved("all-gather", "model")) == (3 * HOP, 0)
+
+
+def test_a_group_of_every_other_device_shares_its_links_with_the_rest():
+    found = spent("%g = u8[360000000]{0} all-gather(%p), replica_groups={{0,4},{2,6},{1,5},{3,7}}, dimensions={0}")
+    whole = spent("%g = u8[360000000]{0} all-gather(%p), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}")
+    assert found.transfers[0].bytes * 3 == whole.transfers[0].bytes
+    assert found.exposed_ms == pytest.approx(whole.exposed_ms * 2 / 3)
+
+
+def test_on_a_line_what_would_close_the_ring_goes_all_the_way_back():
+    gather = "%g = u8[360000000]{0} all-gather(%p), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}"
+    ring, line = spent(gather), spent(gather, lines={"data"})
+    assert line.exposed_ms == pytest.approx(2 * ring.exposed_ms)
+    back = "source_target_pairs={{0,6},{6,4},{4,2},{2,0}}"
+    hops = hop("s"), hop("t", back), done("r", "s"), done("q", "t")
+    assert spent(*hops, lines={"data"}).exposed_ms == pytest.approx(2 * spent(*hops).exposed_ms)
 
 
 def test_a_hop_that_nothing_waits_for_still_takes_its_time():

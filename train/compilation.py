@@ -21,6 +21,7 @@ import jax
 from train import topology
 from train.abstract_step import Planned, trace_step
 from train.arithmetic import matmul_flops
+from vit22b.sharding import make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ def compile_step(run: Planned, cache: Path | None = None) -> Program:
         ValueError: the topology, the mesh or the batch cannot be.
     """
     chip, _ = topology.parse_topology(run.topology)
-    traced = trace_step(run, topology.mesh_of(topology.devices(run.topology), *run.shape))
+    traced = trace_step(run, make_mesh(*run.shape, topology.devices(run.topology)))
     lowered = traced.lower()
     path = cache and cache / f"{_key(lowered.as_text(), run.topology, chip.compiler_options)}.json.gz"
     if path and path.exists():

@@ -7,7 +7,7 @@ prediction, and the row says how it was made.
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from train.abstract_step import Planned
@@ -15,10 +15,10 @@ from train.compilation import Program
 from train.footprint import ring_bytes
 from train.hlo_module import Computation, Module, parse
 from train.timeline import EMPTY, Timeline, timeline
-from train.topology import parse_topology
+from train.topology import devices, open_axes, parse_topology
 from vit22b import flops
 from vit22b.chips import Chip
-from vit22b.sharding import DATA, MODEL
+from vit22b.sharding import DATA, MODEL, make_mesh
 
 # "HLO temporaries (512.00G) exceeds available HBM (95.74G)", "Used 120.00G of 95.74G hbm"
 _NEEDED = re.compile(r"\((\d[\d.]*)([KMGT])\) exceeds available HBM|Used (\d[\d.]*)([KMGT]) of \S+ hbm")
@@ -79,14 +79,15 @@ def _refused(message: str, chip: Chip) -> dict[str, Any]:
 
 def _times(run: Planned, chip: Chip, module: Module) -> dict[str, Any]:
     mesh = dict(zip((DATA, MODEL), run.shape, strict=True))
-    whole = timeline(module, module.main, chip, mesh)
+    lines = open_axes(run.topology, make_mesh(*run.shape, devices(run.topology)))
+    whole = timeline(module, module.main, chip, mesh, lines)
     bodies = layer_bodies(module, run.config.image.depth)
-    passes = [timeline(module, body, chip, mesh) for body in bodies]
+    passes = [timeline(module, body, chip, mesh, lines) for body in bodies]
     return {
         "layer": _layer(run, chip, passes) if passes else None,
         "step": _milliseconds(whole),
         "predicted_mfu": _mfu(_model_flops(run) / run.chips, whole, chip),
-        "prediction": assumptions(chip, whole.unestimated),
+        "prediction": assumptions(chip, lines, whole.unestimated),
     }
 
 
@@ -138,14 +139,15 @@ def _mfu(model_flops: float, spent: Timeline, chip: Chip) -> float:
     return model_flops / (spent.ms / 1e3 * chip.peak_flops)
 
 
-def assumptions(chip: Chip, unestimated: int) -> str:
+def assumptions(chip: Chip, lines: Collection[str], unestimated: int) -> str:
     """How a timeline was made, in words."""
     assert chip.clock_hz is not None
     assert chip.link_bytes_per_second is not None
+    shape = ", ".join(f"{axis} is a {'line' if axis in lines else 'ring'}" for axis in (DATA, MODEL))
     return (
         f"A prediction, run on no TPU: the compiler's estimated cycles at {chip.clock_hz / 1e9:g} GHz in the order of "
-        f"its schedule, and links of {chip.link_bytes_per_second / 1e9:g} GB/s in each direction. Assumed: every mesh "
-        "axis is a closed ring of such links, a gather or a scatter uses one axis both ways, a transfer waits for "
-        "those before it on its links, there is no latency. "
+        f"its schedule, and links of {chip.link_bytes_per_second / 1e9:g} GB/s in each direction. On the torus "
+        f"{shape}. Assumed: a gather or a scatter uses one axis both ways, groups of distant chips share the links "
+        "between, a transfer waits for those before it on its links, there is no latency. "
         f"{unestimated} results over 1 MB have no estimate and count as 0 ms. Model FLOPs are those of vit22b/flops.py."
     )

@@ -10,7 +10,7 @@ are inside its error.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -111,7 +111,9 @@ class Timeline:
 EMPTY = Timeline(0.0, 0.0, 0.0, (), 0)
 
 
-def timeline(module: Module, computation: Computation, chip: Chip, mesh: Mapping[str, int]) -> Timeline:
+def timeline(
+    module: Module, computation: Computation, chip: Chip, mesh: Mapping[str, int], lines: Collection[str] = ()
+) -> Timeline:
     """Walks a computation.
 
     Args:
@@ -119,20 +121,21 @@ def timeline(module: Module, computation: Computation, chip: Chip, mesh: Mapping
         computation: the whole program (`module.main`), or the body of a loop for one trip.
         chip: whose clock and links count.
         mesh: size by axis, in the order in which the program's devices are numbered.
+        lines: the axes that are not closed to rings.
 
     Raises:
         ValueError: the chip table has no clock or no links for this chip.
     """
     if chip.clock_hz is None or chip.link_bytes_per_second is None:
         raise ValueError(f"no timeline for {chip.name}: vit22b/chips.py has no clock or no links for it")
-    walk = _Walk(chip.clock_hz, chip.link_bytes_per_second, mesh)
+    walk = _Walk(chip.clock_hz, chip.link_bytes_per_second, mesh, lines)
     for instruction in computation.instructions:
         parts = collectives(module, computation, instruction)
         for part in parts:
             walk.collective(instruction, part)
         walk.finish(computation, instruction)
         for body, trips in module.bodies(instruction):
-            walk.add(timeline(module, body, chip, mesh).repeated(trips))
+            walk.add(timeline(module, body, chip, mesh, lines).repeated(trips))
         if all(part.role == "step" for part in parts):  # else the work is the wire's
             walk.compute(instruction, module.has_matmul(instruction))
     return walk.end()
@@ -141,10 +144,10 @@ def timeline(module: Module, computation: Computation, chip: Chip, mesh: Mapping
 class _Walk:
     """Where the walk stands: what was spent, when each wire is free, and what is under way."""
 
-    def __init__(self, clock_hz: float, link: float, mesh: Mapping[str, int]) -> None:
+    def __init__(self, clock_hz: float, link: float, mesh: Mapping[str, int], lines: Collection[str]) -> None:
         self._cycle_ms = 1e3 / clock_hz
         self._link = link / 1e3  # bytes a millisecond, in one direction
-        self._mesh = mesh
+        self._mesh, self._lines = mesh, frozenset(lines)
         self._free: dict[tuple[str, str], float] = {}
         self._under_way: dict[str, list[_UnderWay]] = {}
         self._matmuls = 0
@@ -184,17 +187,26 @@ class _Walk:
                 self._wait(start)
 
     def _send(self, part: Collective) -> float:
-        """Occupies the wires; the time at which the last byte is there."""
+        """Occupies the wires; the time at which the last byte is there.
+
+        Neighbours in a group that are h hops apart share their links with h - 1 other groups. Round a line, what would
+        go from the last to the first goes back along all of it.
+        """
         axes, hops, forward = self._route(part.group)
-        if part.kind == "collective-permute":
-            wires = [(axis, "+" if forward else "-") for axis in axes]
-            spent = part.bytes * hops / self._link
-        else:
-            wires = [(axis, direction) for axis in axes for direction in "+-"]
-            spent = part.bytes / 2 / self._link
+        spent = part.bytes * hops / self._link
+        permute = part.kind == "collective-permute"
+        if self._is_ring(axes, hops, part) and not permute:
+            spent /= 2  # half of it goes each way
+        one_way = permute and not set(axes) & self._lines
+        wires = [(axis, direction) for axis in axes for direction in (("+" if forward else "-") if one_way else "+-")]
         end = max([self.sum.ms, *(self._free.get(wire, 0.0) for wire in wires)]) + (spent if wires else 0.0)
         self._free.update(dict.fromkeys(wires, end))
         return end
+
+    def _is_ring(self, axes: list[str], hops: int, part: Collective) -> bool:
+        """Whether a group goes all the way round: a part of an axis is a line as well."""
+        around = sum(self._mesh[axis] for axis in axes)
+        return not set(axes) & self._lines and (len(axes) > 1 or hops * len(part.group) == around)
 
     def end(self) -> Timeline:
         """Waits for what is still under way; the whole."""

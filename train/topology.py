@@ -1,4 +1,4 @@
-"""A slice of TPUs that is not there: its devices and meshes, for which libtpu compiles on any machine.
+"""A slice of TPUs that is not there: its devices and their links, for which libtpu compiles on any machine.
 
 Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client:
 train/plan.py compiles the step for these devices. libtpu comes with `pip install 'jax[tpu]'`.
@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils, topologies
+from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from vit22b.chips import Chip, tpu
@@ -26,8 +26,6 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-_AXES = (DATA, MODEL)
-_AUTO = (AxisType.Auto,) * 2
 
 
 def has_compiler() -> bool:
@@ -68,32 +66,27 @@ def devices(topology: str) -> Sequence[jax.Device]:
         raise ValueError(f"libtpu describes no topology {topology!r}: {str(error).splitlines()[0]}") from error
 
 
-def mesh_of(chips: Sequence[jax.Device], data: int, model: int) -> Mesh:
-    """A mesh of all the chips, laid out so that neighbours on an axis are neighbours on the torus where that can be.
+def open_axes(topology: str, mesh: Mesh) -> frozenset[str]:
+    """The axes of a mesh of a topology that have no way round: lines, and no rings.
 
-    Raises:
-        ValueError: the mesh has another number of devices, or does not tile the torus.
+    An axis goes round where it takes up whole dimensions of the torus, and these are closed by links from their end to
+    their start: those of whole cubes of 4, of a plane's 16.
     """
-    if data * model != len(chips):
-        raise ValueError(f"a mesh of {data}x{model} has {data * model} devices, the topology {len(chips)}")
-    try:
-        laid_out = mesh_utils.create_device_mesh((data, model), chips)
-    except (NotImplementedError, AssertionError):
-        laid_out = _split_torus((data, model), chips)
-    return Mesh(laid_out, _AXES, axis_types=_AUTO)
+    chip, torus = parse_topology(topology)
+    coordinates = np.array([[device.coords for device in row] for row in mesh.devices])[..., : len(torus)]
 
+    def goes_round(chips: np.ndarray) -> bool:
+        extents = [len(set(places)) for places in chips.T.tolist()]
+        closed = [size % (4 if chip.torus == 3 else 16) == 0 for size in torus]
+        return all(one == 1 or (one == size and ring) for one, size, ring in zip(extents, torus, closed, strict=True))
 
-def _split_torus(shape: tuple[int, int], chips: Sequence[jax.Device]) -> np.ndarray:
-    """A mesh for which a dimension of the torus has to be cut in two."""
-    try:
-        return mesh_utils.create_device_mesh(shape, chips, allow_split_physical_axes=True)
-    except (NotImplementedError, AssertionError, ValueError) as error:
-        raise ValueError(f"a mesh of {shape[0]}x{shape[1]} does not tile this topology: {error}") from error
+    along = {DATA: coordinates[:, 0], MODEL: coordinates[0]}
+    return frozenset(axis for axis, chips in along.items() if not goes_round(chips))
 
 
 def abstract_mesh(data: int, model: int) -> AbstractMesh:
     """A mesh of no devices at all, for what is asked of shapes alone."""
-    return AbstractMesh((data, model), _AXES, axis_types=_AUTO)
+    return AbstractMesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
 
 
 def meshes(topology: str) -> list[tuple[int, int]]:

@@ -7,12 +7,14 @@ mesh axes `data` and `model`. The stored tree never depends on the mesh, only wh
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rich.table import Table
 
@@ -75,23 +77,28 @@ _AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def make_mesh(data: int = 1, model: int = 1) -> Mesh:
-    """A mesh of data x model devices, the first of those there are.
+def make_mesh(data: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of data x model devices, laid out so that neighbours on an axis are neighbours on a TPU's torus.
+
+    Args:
+        data: devices along the axis data.
+        model: devices along the axis model.
+        devices: to take the first of; all that there are by default.
 
     Raises:
-        ValueError: there are fewer devices.
+        ValueError: there are fewer devices, or the mesh does not tile their torus.
     """
     if data < 1 or model < 1:
         raise ValueError(f"a mesh of {data}x{model} has no devices; data and model are 1 or more")
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if data * model > len(devices):
         raise ValueError(
             f"a mesh of {data}x{model} needs {data * model} devices, there are {len(devices)}; "
             f"take a mesh whose product is at most {len(devices)}, or set XLA_FLAGS="
             f"--xla_force_host_platform_device_count={data * model} to try it on a CPU"
         )
-    auto = (AxisType.Auto,) * 2
-    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=auto, devices=devices[: data * model])
+    laid_out = _on_torus((data, model), devices[: data * model])
+    return Mesh(laid_out, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
 
 
 def parse_mesh(text: str, devices: int) -> tuple[int, int, Rules]:
@@ -254,3 +261,17 @@ def _nearest(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, rules: R
         if not _undivided(axes, shape, {DATA: d, MODEL: m}, rules)
     ]
     return min(fitting, key=lambda size: (-size[0] * size[1], abs(math.log(size[0] / data / size[1] * model))))
+
+
+def _on_torus(shape: tuple[int, int], devices: Sequence[jax.Device]) -> np.ndarray[Any, Any]:
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except (NotImplementedError, AssertionError):
+        pass  # an axis of the mesh is a part of a dimension of the torus
+    try:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except (NotImplementedError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"a mesh of {shape[0]}x{shape[1]} does not tile the torus of these devices: {error}; "
+            "train/plan.py --search tries those that do"
+        ) from error

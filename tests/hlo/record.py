@@ -5,18 +5,17 @@ matmul, and tokens hop round the ring of model. Written without the parts of a l
 """
 
 import re
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+from train import topology
+from vit22b.chips import tpu
+from vit22b.sharding import make_mesh
 
-from train import topology  # noqa: E402
-from vit22b.chips import tpu  # noqa: E402
+HERE = Path(__file__).parent
 
 KEPT = (r'"estimated_cycles":"\d+"', r'"async_collective_fusion_config":\{[^}]*\}')
 DEPTH, TOKENS, WIDTH = 4, 2048, 1024
@@ -56,7 +55,7 @@ def shortened(line):
 
 def main():
     jax.config.update("jax_platforms", "cpu")
-    mesh = topology.mesh_of(topology.devices("v5p:2x2x2"), 4, 2)
+    mesh = make_mesh(4, 2, topology.devices("v5p:2x2x2"))
     specs = PartitionSpec(("data", "model")), PartitionSpec(None, "data")
     gradient = jax.grad(loss, argnums=1)
     record("synchronous", gradient, mesh, {}, *specs)
