@@ -53,10 +53,10 @@ ROWS = (
     on_v5p(parallel="ring", remat="full", split="features"),
     on_v5p(parallel="gspmd", remat="full"),
     on_v5p(parallel="gspmd", remat="dots"),
-    on_v4(mesh="256x4", parallel="ring", remat="dots", accumulate=4),
-    on_v4(mesh="256x4", parallel="ring", remat="full", accumulate=4),
     on_v4(mesh="128x8", parallel="ring", remat="dots", accumulate=4),
-    on_v4(mesh="256x4", parallel="gspmd", remat="full", accumulate=4),
+    on_v4(mesh="128x8", parallel="ring", remat="full", accumulate=4),
+    on_v4(mesh="256x4", parallel="ring", remat="dots", accumulate=4),
+    on_v4(mesh="128x8", parallel="gspmd", remat="full", accumulate=4),
 )
 
 

@@ -126,31 +126,34 @@ def compare(contestants: Mapping[str, Contestant], batch: Batch, settings: Setti
     return rates
 
 
-def compare_saving(task: Task, run: pretrain.Settings, batch: Batch, rounds: int) -> list[Rates]:
-    """Images a second with a checkpoint every run.save_every steps and without, by round.
+def compare_saving(task: Task, run: pretrain.Settings, batch: Batch, rounds: int) -> tuple[float, list[Rates]]:
+    """What checkpoints cost: the seconds of one by itself, and images a second with them and without, by round.
 
-    A turn that saves takes its steps while the state is written, and ends when that is done as well.
+    Of two turns of run.save_every steps each, one saves first and takes its steps while the state is written; it ends
+    when that is done as well.
     """
     ours = Contestant(task.step, task.init())
     ours.seconds(batch)  # compiles, if no one has taken this step before
     with Checkpoints(run.workdir, run.keep) as checkpoints:
 
-        def save(turn: int) -> None:
-            position = Position(turn * run.save_every, ours.state, Skips())
-            resume.save(task, run, checkpoints, position, metrics={})
-
-        def rate(saved_as: int | None) -> float:
+        def turn(number: int, saving: bool = True, steps: int = 0) -> float:
             begin = time.perf_counter()
-            if saved_as is not None:
-                save(saved_as)
-            for _ in range(run.save_every):
+            if saving:
+                resume.save(task, run, checkpoints, Position(number, ours.state, Skips()), metrics={})
+            for _ in range(steps):
                 ours.seconds(batch)
             checkpoints.wait()
-            return run.batch * run.save_every / (time.perf_counter() - begin)
+            return time.perf_counter() - begin
 
-        save(0)  # the first makes folders and starts threads
-        checkpoints.wait()
-        return [told({"saving": rate(turn), "not_saving": rate(None)}) for turn in range(1, rounds + 1)]
+        turn(0)  # the first makes folders and starts threads
+        alone = statistics.median(turn(number) for number in range(1, rounds + 1))
+        rates, steps = [], run.save_every
+        for number in range(rounds + 1, 2 * rounds + 1):
+            order = (True, False) if number % 2 else (False, True)  # what the machine does besides comes and goes
+            seconds = {saving: turn(number, saving, steps) for saving in order}
+            images = run.batch * steps
+            rates.append(told({"saving": images / seconds[True], "not_saving": images / seconds[False]}))
+    return alone, rates
 
 
 def told(rates: Rates) -> Rates:
@@ -184,7 +187,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         }
         steps = compare(contestants, batch, settings)
         del contestants
-        saving = compare_saving(task, run, batch, settings.rounds)
+        save_seconds, saving = compare_saving(task, run, batch, settings.rounds)
     return {
         "device": jax.devices()[0].device_kind,
         "cores": len(os.sched_getaffinity(0)),
@@ -192,6 +195,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         "flax": flax.__version__,
         **{name: value for name, value in dataclasses.asdict(settings).items() if name != "output"},
         **summary(steps, {"ours_to_linen": ("ours", "linen"), "parallel_to_sequential": ("linen_parallel", "linen")}),
+        "save_seconds": round(save_seconds, 3),
         **summary(saving, {"saving_to_not_saving": ("saving", "not_saving")}),
     }
 

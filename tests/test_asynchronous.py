@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from train.hlo import moved_bytes
-from vit22b import asynchronous, fully_sharded, stack
+from vit22b import asynchronous, stack
 from vit22b.config import vit
 from vit22b.execution import Execution
 from vit22b.sharding import make_mesh
@@ -122,18 +122,3 @@ def test_an_execution_that_cannot_be_is_refused():
         Execution(parallel="ring", remat="offload", mesh=make_mesh(1, 1))
     with pytest.raises(ValueError, match="remat is 'some'; expected one of none, dots, full, offload"):
         Execution(remat="some")
-
-
-@pytest.mark.parametrize("rows", [1, 4, 6, 24, 32])
-def test_weights_are_gathered_and_gradients_scattered_whatever_the_rows_of_a_shard(rows):
-    mesh = make_mesh(8, 1)
-    weight = np.arange(8 * rows * 3, dtype=np.float32).reshape(8 * rows, 3)
-    spec, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
-
-    def shard(function, inner, outer):
-        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=inner, out_specs=outer, check_vma=False))
-
-    gather = shard(lambda w: fully_sharded.gather_rows(w, "data"), spec, whole)
-    np.testing.assert_array_equal(gather(weight), weight)
-    scatter = shard(lambda w: fully_sharded.scatter_rows(w, "data"), whole, spec)
-    np.testing.assert_array_equal(scatter(weight), 8 * weight)

@@ -109,6 +109,7 @@ def test_the_report_has_every_rate_and_ratio(tmp_path):
         # With one round a ratio of medians is the median of the ratios, but for the rounding.
         assert report[ratio] == pytest.approx(rates[0] / rates[1], rel=0.01)
         assert report[f"{ratio}_by_round"] == [report[ratio]]
+    assert report["save_seconds"] > 0
     assert (report["size"], report["batch"], report["classes"], report["save_every"]) == ("mu", 2, 10, 2)
 
 

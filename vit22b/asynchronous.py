@@ -21,7 +21,6 @@ from jaxtyping import Array, Float
 
 from vit22b.block import EPSILON, attend, over_last, rms_norm
 from vit22b.execution import Execution, Split
-from vit22b.fully_sharded import gather_rows, scatter_rows
 from vit22b.parallel import expand, gather, reduce, weight_gradient
 from vit22b.sharding import DATA, MODEL, named_sharding
 from vit22b.tree import Params, leaves
@@ -190,11 +189,11 @@ class _Stack:
             return kernel.reshape(kernel.shape[0], -1)
 
         shard = jnp.concatenate([part(name) for name in names], axis=1)
-        return gather_rows(shard, DATA)
+        return jax.lax.all_gather(shard, DATA, axis=0, tiled=True)
 
     def shards(self, gradient: jax.Array, blocks: Params, names: tuple[str, ...]) -> Params:
         """A joined gradient summed over `data`, and this device's shard of it as the kernels that it is made of."""
-        shard = scatter_rows(gradient, DATA)
+        shard = jax.lax.psum_scatter(gradient, DATA, scatter_dimension=0, tiled=True)
         kernels, begin = {}, 0
         for name in names:
             kernel = blocks[name]["kernel"]
