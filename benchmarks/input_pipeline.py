@@ -24,7 +24,8 @@ from sklearn.datasets import load_sample_images
 
 from train import mnist
 from train.input import Augment, Order, training_batches
-from train.mixture import Mixture, open_source
+from train.mixture import Mixture
+from train.sources.opening import open_source
 from train.sources.records import write_records
 from train.sources.tars import write_tar
 from vit22b import program

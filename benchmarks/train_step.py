@@ -117,7 +117,8 @@ def random_batch(settings: Settings) -> Batch:
 def compare(contestants: Mapping[str, Contestant], batch: Batch, settings: Settings) -> list[Rates]:
     """Images a second of each, by round; they take turns after every step."""
     for contestant in contestants.values():
-        contestant.seconds(batch)  # compiles
+        for _ in range(2):  # compiles; where a state lies is settled by its first step, and may compile once more
+            contestant.seconds(batch)
     rates = []
     for _ in range(settings.rounds):
         turns = [{name: each.seconds(batch) for name, each in contestants.items()} for _ in range(settings.steps)]

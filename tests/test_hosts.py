@@ -44,6 +44,26 @@ with joined(hosts):
             raise SystemExit("this host has no disk")
 """
 
+# Connects; process `victim` goes no further, and the others go on to tell each other their names.
+JOINING = """
+import signal
+import sys
+from train import hosts
+
+coordinator, processes, process, heartbeat_seconds, victim = sys.argv[1:]
+connect = hosts._connect
+
+def connect_and_say_so(settings):
+    connect(settings)
+    print("connected", file=sys.stderr, flush=True)
+    if process == victim:
+        signal.pause()
+
+hosts._connect = connect_and_say_so
+with hosts.joined(hosts.Hosts(coordinator, int(processes), int(process), 60, int(heartbeat_seconds))):
+    print("has joined", file=sys.stderr, flush=True)
+"""
+
 
 def free_port():
     with socket.socket() as bound:
@@ -152,6 +172,49 @@ def test_the_rest_end_and_say_who_is_missing(sums, victim, number):
             told = last_line(processes.said()[process])
             assert told.startswith(missing(victim, 3))
             assert told.endswith("the same command on every host goes on from the last checkpoint")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_who_is_gone_before_names_were_exchanged_is_named_by_number(tmp_path, victim):
+    def command(address, process):
+        return ["-c", JOINING, address, 3, process, HEARTBEAT_SECONDS, victim]
+
+    with Processes(tmp_path, 3, 1, command) as processes:
+        processes.until(lambda: all("connected" in said for said in processes.said()))
+        processes.running[victim].kill()
+        rest = [process for process in range(3) if process != victim]
+        assert [processes.running[process].wait(60) for process in rest] == [1, 1], processes.said()
+        for process in rest:
+            assert last_line(processes.said()[process]).startswith(f"error: process {victim} (host ?) of 3 has ended")
+
+
+def run_alone(script):
+    arguments = [sys.executable, "-c", f"import os, time\nfrom train import hosts\n{script}\nos.abort()"]
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_abort_that_nobody_is_missing_for_is_told_as_it_ever_was():
+    done = run_alone(f"hosts._connect(hosts.Hosts('127.0.0.1:{free_port()}', 1, 0))\nhosts._Watch(heartbeat_seconds=4)")
+    assert done.returncode == -signal.SIGABRT
+    assert "not every process" not in done.stderr
+    assert "error: " not in done.stderr
+
+
+def test_an_abort_ends_the_process_even_where_the_reason_cannot_be_found():
+    assert (
+        run_alone("hosts._ABORT_SECONDS = 1\nhosts._explain_abort(lambda: time.sleep(1000))").returncode
+        == -signal.SIGALRM
+    )
+
+
+def test_a_watch_that_cannot_ask_ends_the_process():
+    done = run_alone(
+        f"hosts._connect(hosts.Hosts('127.0.0.1:{free_port()}', 1, 0))\n"
+        "hosts.distributed.global_state.num_processes = 2\n"
+        "hosts._missing = None\nhosts._Watch(heartbeat_seconds=4)\ntime.sleep(1000)"
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("error: process 0 cannot ask any more who is missing: TypeError")
 
 
 def test_a_process_that_fails_says_why_and_ends_the_rest_and_the_first_prints_for_all(sums):

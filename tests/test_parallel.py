@@ -5,6 +5,7 @@ import pytest
 
 from train.hlo import moved_bytes
 from vit22b import parallel
+from vit22b.config import SIZES
 from vit22b.sharding import make_mesh
 
 MESHES = [(1, 8), (2, 4), (4, 2), (8, 1)]
@@ -63,8 +64,10 @@ def test_row_against_column_traffic_is_the_papers():
 
 
 def test_the_orientation_is_the_one_with_less_traffic():
-    assert parallel.orientation(outputs=7 * 6144, inputs=6144) == "rows"  # the fused input matmul
-    assert parallel.orientation(outputs=6144, inputs=5 * 6144) == "columns"  # the fused output matmul
+    for config in SIZES.values():  # what the stack of blocks relies on
+        d, f = config.width, config.mlp_dim
+        assert parallel.orientation(outputs=3 * d + f, inputs=d) == "rows"  # the fused input matmul
+        assert parallel.orientation(outputs=d, inputs=d + f) == "columns"  # the fused output matmul
 
 
 @pytest.mark.parametrize("size", range(1, 10))

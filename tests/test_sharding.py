@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 from tests.towers import HEAD, places, random_batch, random_params, training
 from train import optimizer
 from train.state import abstract_state
+from train.topology import abstract_mesh
 from vit22b import model, sharding
 from vit22b.config import ModelConfig, text_tower, vit
 from vit22b.tree import leaves
@@ -98,6 +99,12 @@ def test_data_parallelism_alone_has_every_parameter_on_every_device():
     shapes = model.abstract(HEAD)[1]
     places = sharding.param_shardings(shapes, sharding.make_mesh(8, 1), sharding.REPLICATED)
     assert all(place.is_fully_replicated for place in jax.tree.leaves(places))
+
+
+def test_the_nearest_mesh_is_one_for_all_parameters():
+    shapes = model.abstract(ModelConfig(vit("Ti")))[1]  # 3 heads, width 192, MLP 768
+    with pytest.raises(ValueError, match="the nearest mesh that does is 2x3"):
+        sharding.param_shardings(shapes, abstract_mesh(1, 7))
 
 
 def test_the_table_has_every_parameter_and_the_bytes_of_a_chip():

@@ -1,11 +1,12 @@
 """What a run is computed with: the mesh, who partitions the layers, what is recomputed, the compute dtype.
 
 Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. A run
-may be continued with other values of these: what it learns is the same to rounding, and its checkpoints do not depend
-on them.
+may be continued with other values of these but the dtype: what it learns is the same to rounding, and its checkpoints
+do not depend on them. Another dtype rounds otherwise by orders of magnitude, and is another run.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 
 from vit22b.execution import Execution, Parallel, Remat, Split
 from vit22b.program import table_console
-from vit22b.sharding import Rules, make_mesh, parse_mesh, table
+from vit22b.sharding import DATA, MODEL, Rules, make_mesh, parse_mesh, table
 from vit22b.tree import Params
 
 
@@ -60,6 +61,20 @@ class Compute:
                 f"{jax.device_count()}; give a mesh of them all"
             )
         return mesh
+
+    def check_batch(self, batch: int, mesh: Mesh) -> None:
+        """Checks that every device gets as many rows of a batch as any other, in every part of it.
+
+        Raises:
+            ValueError: it does not divide; the message has what does.
+        """
+        shards = math.prod(mesh.shape[axis] for axis in ((DATA, MODEL) if self.split == "images" else (DATA,)))
+        if batch % (shards * self.accumulate):
+            parts = f" in --accumulate {self.accumulate} parts each" if self.accumulate > 1 else ""
+            raise ValueError(
+                f"--batch {batch} does not divide over the {shards} devices that --mesh {self.mesh} splits images over"
+                f"{parts}; take a multiple of {shards * self.accumulate}"
+            )
 
     @property
     def rules(self) -> Rules:

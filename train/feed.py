@@ -84,9 +84,9 @@ def ahead(
 
 
 def prefetch(
-    batches: Generator[Item, None, None], place: Callable[[Item], Result], depth: int = 2
+    batches: Generator[Item, None, None], put: Callable[[Item], Result], depth: int = 2
 ) -> Generator[Result, None, None]:
-    """Takes batches and places them on the devices in a thread, up to `depth` ahead; what they raise comes up in turn.
+    """Takes batches and puts them on the devices in a thread, up to `depth` ahead; what they raise comes up in turn.
 
     Close it (contextlib.closing) to stop: it then closes the batches too. The time that its next() takes is what a
     step waits for data.
@@ -95,7 +95,7 @@ def prefetch(
 
     def take(_: None) -> Result | object:
         batch = next(batches, end)
-        return end if batch is end else place(batch)  # type: ignore[arg-type]
+        return end if batch is end else put(batch)  # type: ignore[arg-type]
 
     with contextlib.closing(batches), contextlib.closing(ahead(take, itertools.repeat(None), depth, 1)) as placed:
         for batch in placed:

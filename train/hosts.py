@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax._src import distributed  # for the coordinator's address where the cluster told it; nothing public has it
+from jax._src import distributed  # who is alive, before any device is up, and where the coordinator is: not public
 from jax.experimental import multihost_utils
 
 from vit22b.program import Interrupted
@@ -30,6 +30,7 @@ _NAME_BYTES = 64  # of a host's name in messages
 _LINGER_SECONDS = 2  # in which a process whose peer has ended may end by an error of its own, which says more
 _LEAVE_SECONDS = 10  # that process 0 gives the others to leave before it
 _PERIOD_SECONDS = 1  # between two questions who is alive
+_ABORT_SECONDS = 10  # for the handler of an abort to say why; longer than its question for the coordinator takes
 
 _ending = threading.Lock()
 _kept: list[object] = []
@@ -100,7 +101,7 @@ def joined(hosts: Hosts) -> Iterator[None]:
         except Interrupted as interrupted:
             told_to_stop = interrupted
         multihost_utils.sync_global_devices("the end of the run")
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         if _is_the_runtimes(error):
             watch.wait_for_verdict(error)
         raise
@@ -153,9 +154,12 @@ class _Watch:
     """
 
     def __init__(self, heartbeat_seconds: int) -> None:
-        self._names: list[str] = []
+        # Not jax.process_index(): it brings the devices up, and waits in that for a peer that may be gone.
+        self._own, self._count = distributed.global_state.process_id, distributed.global_state.num_processes
+        self._names = ["?"] * self._count
         self._heartbeat_seconds = heartbeat_seconds
         self._leaving, self._left = threading.Event(), threading.Event()
+        self._explain_aborts()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -164,7 +168,10 @@ class _Watch:
         own = np.frombuffer(socket.gethostname().encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0"), np.uint8)
         rows = multihost_utils.process_allgather(own)
         self._names = [bytes(row).rstrip(b"\0").decode() for row in rows]
-        # Only now: where the devices come up, their runtime may set a handler of its own.
+        # Once more: where the devices come up, their runtime may set a handler of its own.
+        self._explain_aborts()
+
+    def _explain_aborts(self) -> None:
         _explain_abort(lambda: None if _coordinator_is_there() else self._describe({0}))
 
     def wait_for_verdict(self, error: Exception) -> None:
@@ -176,7 +183,7 @@ class _Watch:
     def leave(self) -> None:
         """Disconnects: process 0 last, since whoever loses it is aborted."""
         self._leaving.set()
-        if on_first():
+        if self._own == 0:
             self._thread.join(_LEAVE_SECONDS)
         self._left.set()
         # The interpreter must not end in a call of the thread's. One is over once all have asked, or are missing.
@@ -185,38 +192,48 @@ class _Watch:
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
 
     def _run(self) -> None:
-        others = set(range(jax.process_count())) - {jax.process_index()}
+        try:
+            self._ask()
+        except Exception as error:  # noqa: BLE001 (whatever it is: nobody would see any more that a process is missing)
+            _end(f"process {self._own} cannot ask any more who is missing: {error!r}")
+
+    def _ask(self) -> None:
+        here: dict[int, int] = {}
+        others = set(range(self._count)) - {self._own}
         while others and not self._left.is_set():
-            missing = others & _missing()
+            missing = others & _missing(self._count, here)
             others -= missing
             if missing and not self._leaving.wait(_LINGER_SECONDS):
                 _end(self._describe(missing))
             self._leaving.wait(_PERIOD_SECONDS)
 
     def _describe(self, missing: set[int]) -> str:
-        hosts = [
-            f"process {process} (host {self._names[process] if self._names else '?'})" for process in sorted(missing)
-        ]
+        hosts = [f"process {process} (host {self._names[process]})" for process in sorted(missing)]
         return (
-            f"{', '.join(hosts)} of {jax.process_count()} has ended or cannot be reached, so process "
-            f"{jax.process_index()} ends too; the same command on every host goes on from the last checkpoint"
+            f"{', '.join(hosts)} of {self._count} has ended or cannot be reached, so process "
+            f"{self._own} ends too; the same command on every host goes on from the last checkpoint"
         )
 
 
-def _missing() -> set[int]:
-    """The processes that went since the last call; waits for those that are there to ask as well."""
+def _missing(count: int, here: dict[int, int]) -> set[int]:
+    """Which of `count` processes are gone; waits for those that are there to ask as well.
+
+    Args:
+        count: of the processes that have joined.
+        here: the incarnation of each as it was first seen, kept between calls; one that came back is another.
+    """
     try:
-        with multihost_utils.live_devices(jax.devices()):
-            return set()
-    except multihost_utils.ProcessFailureError as failure:
-        return {device.process_index for device in failure.failed_devices}
-    except jax.errors.JaxRuntimeError:  # the service does not answer
+        found = distributed.global_state.client.get_live_nodes(list(range(count)))
+    except RuntimeError:  # the service does not answer
         return {0}
+    for process, incarnation in found.items():
+        here.setdefault(process, incarnation)
+    return {process for process in range(count) if process not in found or found[process] != here[process]}
 
 
 def _is_the_runtimes(error: Exception) -> bool:
-    """Whether an error is a status such as "UNKNOWN: Gloo AllGather failed"; JAX raises some of them as ValueError."""
-    return isinstance(error, jax.errors.JaxRuntimeError) or bool(re.match(r"[A-Z_]{5,}: ", str(error)))
+    """Whether an error is a status such as "UNKNOWN: Gloo AllGather failed"; JAX raises some of them as another type."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or bool(re.search(r"(^|: )[A-Z_]{5,}: ", str(error)))
 
 
 def _coordinator_is_there() -> bool:
@@ -231,12 +248,16 @@ def _coordinator_is_there() -> bool:
 def _explain_abort(explain: Callable[[], str | None]) -> None:
     """Has abort() end the process with what `explain` says, and as ever where it says nothing.
 
-    A handler of Python's own would never run: it waits for the main thread, and abort() does not.
+    A handler of Python's own would never run: it waits for the main thread, and abort() does not. This one runs Python
+    inside a signal: it may wait for ever, for a lock that the aborting thread holds. So an alarm ends the process, by
+    SIGALRM, if the handler does not. What is left is a thread that never gives the interpreter back: the alarm is
+    not set then, and the process hangs, as does whoever waits for it, until the others miss its heartbeat.
     """
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handler(number: int) -> None:
         del number
+        signal.alarm(_ABORT_SECONDS)
         if message := explain():
             _end(message)
 

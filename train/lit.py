@@ -108,6 +108,7 @@ def tune(settings: Settings) -> None:
 
 def make_task(settings: Settings, folder: Folder, captions: list[str], mesh: Mesh) -> Task:
     """What is trained: a text tower and the temperature, beside the image tower of the checkpoint."""
+    settings.compute.check_batch(settings.batch, mesh)
     source = load(settings.checkpoint, mesh, rules=settings.compute.rules)
     tokenizer = train_tokenizer(captions, settings.vocabulary)
     description = describe(settings.checkpoint, source, tokenizer)

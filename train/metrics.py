@@ -5,13 +5,17 @@ Beside the train state on the walk image -> batch -> train state -> checkpoint -
 
 import json
 import math
+import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 FILE = "metrics.jsonl"
 Value = float | list[float]
@@ -42,8 +46,9 @@ class MetricsWriter:
         self._path = workdir / FILE
         _drop_after(self._path, start)
         self._file = self._path.open("a")
-        # TensorBoard drops by itself what was logged beyond the step at which a run begins again.
-        self._summary = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        self._events = EventFileWriter(str(workdir / "tensorboard"))
+        # TensorBoard drops what was logged at this step and later, before a run was interrupted.
+        self._add(start + 1, session_log=SessionLog(status=SessionLog.START))
         self._steps = steps
         columns = (TextColumn(name), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[shown]}"))
         self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
@@ -55,7 +60,7 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        self._summary.close()
+        self._events.close()
         self._file.close()
 
     def advance(self, step: int) -> None:
@@ -67,15 +72,19 @@ class MetricsWriter:
         finite = {name: _finite(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
-        with self._summary.as_default(step=step):
-            for name, value in values.items():
-                for tag, number in _by_layer(name, value):
-                    tf.summary.scalar(tag, number)
+        for name, value in values.items():
+            for tag, number in _by_layer(name, value):
+                self._add(step, summary=scalar_pb(tag, number))
+        self._events.flush()
         shown = "  ".join(form.format(values[name]) for name, form in SHOWN.items() if name in values)
         self._progress.update(self._task, completed=step, shown=shown)
         if not self._progress.console.is_terminal:
             line = "  ".join(_short(name, value) for name, value in values.items())
             print(f"step {step}/{self._steps}  {line}", flush=True)
+
+    def _add(self, step: int, **what: Any) -> None:
+        # tf.summary has no event that a run begins again.
+        self._events.add_event(Event(wall_time=time.time(), step=step, **what))
 
 
 class Unwritten:
@@ -116,12 +125,19 @@ def _short(name: str, value: Value) -> str:
     if not isinstance(value, list):
         return f"{name} {value:.4g}"
     worst = min if name == "entropy" else max  # attention collapses downwards, all else explodes
-    layer = worst(range(len(value)), key=value.__getitem__)
+    # max takes the first of all where it compares with a NaN, which is worse than any number.
+    layer = worst(range(len(value)), key=lambda i: value[i] if not math.isnan(value[i]) else worst(-math.inf, math.inf))
     return f"{name} {value[layer]:.4g} (layer {layer})"
 
 
 def _drop_after(path: Path, step: int) -> None:
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
+    """Cuts off the lines beyond a step, and half a line; in place, so that a kill in between loses nothing."""
+    if not path.exists():
+        return
+    kept = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            kept += len(line)
+    os.truncate(path, kept)

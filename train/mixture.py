@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from train.sources.example import Source, matching_files
-from train.sources.folders import FolderSource
-from vit22b.folder import read_folder
+from train.sources.example import Source
+from train.sources.opening import open_source
 
 Indices = npt.NDArray[np.int64]
 
@@ -74,6 +73,11 @@ class Mixture:
         """
         return tuple(dict.fromkeys(label for source in self.sources for label in source.labels))
 
+    @property
+    def where_labels(self) -> str:
+        """What gives labels to images in sources of these kinds, for a message."""
+        return "; or ".join(dict.fromkeys(source.where_labels for source in self.sources))
+
     def pick(self, positions: Indices, seed: int) -> tuple[Indices, Indices]:
         """Which source, and which example of it, is at some positions of a run: two arrays of their shape."""
         shares = np.array(self.shares, np.int64)
@@ -104,7 +108,7 @@ def open_mixture(data: Sequence[str]) -> Mixture:
     """Opens what --data names.
 
     Args:
-        data: one or more sources as open_source takes them, each with a weight in front where there are several:
+        data: one or more sources as train.sources.opening.open_source takes them, each with a weight in front where there are several:
             "0.7*photos", "0.3*tar:shards/*.tar". Weights are decimal, and need not sum to 1.
 
     Raises:
@@ -120,51 +124,6 @@ def open_mixture(data: Sequence[str]) -> Mixture:
         raise ValueError(f"--data {missing[0]} has no weight; expected one in front of each source: '0.5*{missing[0]}'")
     shares = _shares([Fraction(found[1]) for found in parsed if found])
     return Mixture(tuple(open_source(found[2]) for found in parsed if found), shares)
-
-
-def open_source(name: str) -> Source:
-    """Opens one source of training images.
-
-    Args:
-        name: a folder of images (see vit22b.folder.read_folder), or
-            "tfds:NAME/SPLIT" or "tfds:NAME/SPLIT@DATA_DIR" (train.sources.splits),
-            "arrayrecord:FILES" (train.sources.records) or "tar:FILES" (train.sources.tars), FILES being a glob pattern.
-
-    Raises:
-        ValueError: it is not there, is not what it should be, or its library is not installed.
-    """
-    kind, colon, rest = name.partition(":")
-    if not colon:
-        return FolderSource(read_folder(name))
-    # Each library is imported by who uses it: together they take seconds, and a folder needs none.
-    try:
-        if kind == "tfds":
-            from train.sources.splits import SplitSource
-
-            split, _, data_dir = rest.partition("@")
-            return SplitSource(split, data_dir or None)
-        if kind == "arrayrecord":
-            from train.sources.records import RecordSource
-
-            return RecordSource(matching_files(rest))
-        if kind == "tar":
-            from train.sources.tars import TarSource, tar_files
-
-            return TarSource(tar_files(rest))
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{name} needs the package of {error.name}, which is not installed: pip install {_PACKAGES[kind]}"
-        ) from error
-    raise ValueError(
-        f"{name}: {kind!r} is no kind of source; expected a folder, or {', '.join(f'{k}:' for k in _PACKAGES)}"
-    )
-
-
-_PACKAGES = {
-    "tfds": "tensorflow-datasets array_record importlib_resources",
-    "arrayrecord": "array_record",
-    "tar": "webdataset",
-}
 
 
 def _shares(weights: Sequence[Fraction]) -> tuple[int, ...]:

@@ -28,9 +28,9 @@ from train.input import Augment, BadRecords, Order, training_batches
 from train.loop import train
 from train.mixture import Mixture, open_mixture
 from train.optimizer import Optimizer, make, schedule
-from train.resume import recipe
+from train.resume import identity, recipe
 from train.run import Run
-from train.state import Batch, Loss, Metrics, abstract_state, init_state, make_step
+from train.state import Batch, Loss, Metrics, abstract_state, in_parts, init_state, make_step
 from train.task import Probe, Task, Work
 from vit22b import flops, model, program
 from vit22b.description import Description, git_revision
@@ -92,11 +92,19 @@ def sigmoid_loss(graph: nnx.GraphDef[model.Model], preprocess: Preprocess, execu
     return loss
 
 
-def probe(graph: nnx.GraphDef[model.Model], preprocess: Preprocess, execution: Execution) -> Probe:
-    """The image tower's stability signals by layer, compiled; see vit22b.stack.observe."""
+def probe(
+    graph: nnx.GraphDef[model.Model], preprocess: Preprocess, execution: Execution, accumulate: int = 1
+) -> Probe:
+    """The image tower's stability signals by layer, compiled; see vit22b.stack.observe.
 
-    @functools.partial(jax.jit, out_shardings=None if execution.mesh is None else replicated(execution.mesh))
+    It looks at the first of the parts that a step computes a batch in: where a step fits, so does the probe.
+    """
+    mesh = execution.mesh
+
+    @functools.partial(jax.jit, out_shardings=None if mesh is None else replicated(mesh))
     def observe(params: Params, pixels: jax.Array) -> Metrics:
+        if mesh is not None:
+            pixels = in_parts(pixels, accumulate, mesh)[0]
         images = model.normalise(pixels, preprocess, execution.dtype)
         return nnx.merge(graph, params).observe(images, execution)
 
@@ -109,8 +117,7 @@ def pretrain(settings: Settings) -> None:
         mixture = open_mixture(settings.data)
         if not mixture.labels:
             raise ValueError(
-                f"the images in {', '.join(settings.data)} have no labels to train on; expected one sub-folder for "
-                'each class, or a metadata.jsonl with "labels" on its lines'
+                f"the images in {', '.join(settings.data)} have no labels to train on; expected {mixture.where_labels}"
             )
         mesh = settings.compute.make_mesh()
         task = make_task(settings, mixture, mesh)
@@ -124,6 +131,7 @@ def pretrain(settings: Settings) -> None:
 
 def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
     """What is trained: the model that the settings describe, on the images of a mixture."""
+    settings.compute.check_batch(settings.batch, mesh)
     description = describe(settings, mixture.labels)
     image, preprocess = description.config.image, description.preprocess
     execution = settings.compute.execution(mesh)
@@ -150,10 +158,15 @@ def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
         examples=len(mixture),
         batches=lambda order: training_batches(mixture, preprocess, settings.augment, order, rows=rows, bad=bad),
         names=names,
-        recipe={**recipe(settings), "shares": mixture.shares, "dtype": jnp.dtype(execution.dtype).name},
+        recipe={
+            **recipe(settings),
+            "sources": [identity(source) for source in mixture.sources],
+            "shares": mixture.shares,
+            "dtype": jnp.dtype(execution.dtype).name,
+        },
         learning_rate=schedule(settings.optimizer, settings.steps),
         work=Work(image.tokens, flops.train(image, image.tokens)),
-        probe=probe(graph, preprocess, execution),
+        probe=probe(graph, preprocess, execution, settings.compute.accumulate),
         evaluators=evaluators(settings, description, scores(graph, preprocess, execution), mesh),
         counts=lambda: {"bad_records": bad.count},
         best="eval/top1" if settings.eval_data else None,

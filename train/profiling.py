@@ -12,7 +12,10 @@ FOLDER = "profile"
 
 
 class ProfileWindow:
-    """Traces the steps first..last of a run, both included, into a folder; none where there is no window."""
+    """Traces the steps first..last of a run, both included, into a folder; none where there is no window.
+
+    A run that begins inside the window traces the rest of it.
+    """
 
     def __init__(self, window: tuple[int, int] | None, workdir: Path) -> None:
         self._window, self._folder = window, workdir / FOLDER
@@ -27,7 +30,7 @@ class ProfileWindow:
 
     def before(self, step: int) -> None:
         """Is told of a step before it is taken."""
-        if self._window and step == self._window[0]:
+        if self._window and not self._tracing and self._window[0] <= step <= self._window[1]:
             jax.profiler.start_trace(str(self._folder))
             self._tracing = True
 

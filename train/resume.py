@@ -2,7 +2,7 @@
 
 Between checkpoint and train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server ->
 client. A run is continued with the settings that it had, since with others it would be another run; what those are is
-compared field by field, before a weight is read.
+compared field by field, before a weight is read. The length is one of them: the schedule depends on it.
 """
 
 import dataclasses
@@ -12,8 +12,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from train.hosts import on_first
 from train.run import Run
 from train.skips import Skips
+from train.sources.example import Source
 from train.state import TrainState
 from train.task import Task
 from vit22b.checkpoint import Checkpoints
@@ -41,17 +47,29 @@ def begin_or_continue(task: Task, run: Run, checkpoints: Checkpoints) -> Positio
     Raises:
         ValueError: the work directory holds a run with other settings; the message lists them.
     """
-    step = checkpoints.latest()
+    step = agreed(checkpoints.latest())
     if step is None:
         return Position(0, task.init(), Skips())
     data = checkpoints.data(step)
-    there = {**_description(read_description(run.workdir)), **{name: data.get(name) for name in _settings(task, run)}}
+    description = read_description(checkpoints.folder / str(step))
+    there = {**_description(description), **{name: data.get(name) for name in _settings(task, run)}}
     _compare(run, there, {**_description(task.description), **_settings(task, run)})
     if step > run.steps:
-        raise ValueError(f"{run.workdir} has taken {step} steps already; give more --steps, or another --workdir")
+        raise ValueError(
+            f"{run.workdir} has taken {step} steps already, --steps is {run.steps}; give more with --allow_changes, or "
+            "another --workdir"
+        )
     restored = checkpoints.restore(step, items(task.target), beside=task.locked)
     state = TrainState(restored["params"], restored["opt_state"], restored.get("ema"))
     return Position(step, state, Skips.from_json(data.get("skips", {})))
+
+
+def agreed(step: int | None) -> int | None:
+    """The latest step as process 0 sees it: on a shared disk another host may not see the newest folder yet."""
+    if jax.process_count() == 1:
+        return step
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
+    return None if found < 0 else found
 
 
 def save(task: Task, run: Run, checkpoints: Checkpoints, position: Position, metrics: Mapping[str, float]) -> None:
@@ -70,8 +88,8 @@ def items(state: TrainState) -> dict[str, Any]:
 def recipe(settings: Run, beside: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a program's settings say of the training itself, as plain values.
 
-    Left out is what every run has (how long it goes on, what it writes when), what it is computed with, and where the
-    data lie: those may change when a run is continued.
+    Left out is what every run has (what of it decides what is learnt is compared by itself), what it is computed with
+    (the program adds the dtype), and where the data lie: those may change when a run is continued.
 
     Args:
         settings: the program's.
@@ -80,6 +98,15 @@ def recipe(settings: Run, beside: tuple[str, ...] = ()) -> dict[str, Any]:
     where = {"compute", "hosts", "data", "eval_data", "max_bad_rate"}
     free = {field.name for field in dataclasses.fields(Run)} | where | set(beside)
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
+
+
+def identity(source: Source) -> str:
+    """By what a source is known again, wherever it lies: its length, and a hash of its first and last record's names.
+
+    Of a name, which begins with a path, it takes the last component.
+    """
+    ends = "\0".join(source.name(index).rpartition("/")[2] for index in (0, len(source) - 1))
+    return f"{len(source)} records {hashlib.sha256(ends.encode()).hexdigest()[:8]}"
 
 
 def _description(description: Description) -> dict[str, Any]:
@@ -91,8 +118,9 @@ def _description(description: Description) -> dict[str, Any]:
 
 
 def _settings(task: Task, run: Run) -> dict[str, Any]:
-    """What the order of the input is a function of, and the recipe."""
-    return {"seed": run.seed, "batch": run.batch, "examples": task.examples, "recipe": dict(task.recipe)}
+    """What the order of the input and the schedule are functions of, and the recipe."""
+    of_run = {"seed": run.seed, "batch": run.batch, "steps": run.steps}
+    return {**of_run, "examples": task.examples, "recipe": dict(task.recipe)}
 
 
 def _compare(run: Run, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -106,7 +134,8 @@ def _compare(run: Run, there: Mapping[str, Any], here: Mapping[str, Any]) -> Non
         raise ValueError(
             found + "continue with the settings that it has, say --allow_changes, or give another --workdir"
         )
-    print(found + "it is continued with those of here, as --allow_changes says", file=sys.stderr)
+    if on_first():
+        print(found + "it is continued with those of here, as --allow_changes says", file=sys.stderr)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """How long a run is, and what it logs and leaves behind: the settings that every program which trains has.
 
 Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Of
-these, seed and batch decide what is learnt; all others may change when a run is continued.
+these, seed, batch and steps (by the schedule) decide what is learnt; all others may change when a run is continued.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ class Run:
     workdir: Path
     """Where checkpoints and metrics go; a run that is there is continued."""
     steps: int
-    """Length of the run."""
+    """Length of the run, over which the schedule goes; a run is made longer with --allow_changes."""
     batch: int
     """Examples a step."""
     seed: int = 0
@@ -55,7 +55,8 @@ class Run:
                 f"--keep_best needs an evaluation of every checkpoint, but --eval_every {self.evaluation_interval} is "
                 f"not a divisor of --save_every {self.save_every}; leave it out, or take {self.save_every}"
             )
-        self.profile_window  # noqa: B018 (read for its error)
+        if self.profile_window and self.profile_window[1] > self.steps:
+            raise ValueError(f"--profile is {self.profile}, but the run has --steps {self.steps}; name steps that it has")
 
     @property
     def evaluation_interval(self) -> int:

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from train.state import Metrics
+from train.hosts import on_first
 from vit22b.checkpoint import Checkpoints
 
 SHOWN = 8
+JUDGED = ("loss", "grad_norm")
 
 
 @dataclasses.dataclass
@@ -35,13 +36,18 @@ class Skips:
         return cls(values.get("total", 0), values.get("in_a_row", 0))
 
     def count(
-        self, step: int, metrics: Metrics, most: int, names: Callable[[int], list[str]], checkpoints: Checkpoints
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        most: int,
+        names: Callable[[int], list[str]],
+        checkpoints: Checkpoints,
     ) -> None:
         """Counts a step, if it was skipped, and says so.
 
         Args:
             step: the number of it.
-            metrics: its own; the loss and the gradient's norm say whether it was skipped.
+            metrics: its own; those of JUDGED say whether it was skipped.
             most: how many there may be in a row.
             names: the names of the records that a step took.
             checkpoints: of the run, for the message.
@@ -49,15 +55,16 @@ class Skips:
         Raises:
             FloatingPointError: these are too many in a row.
         """
-        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+        bad = [name for name in JUDGED if not math.isfinite(metrics[name])]
         if not bad:
             self.in_a_row = 0
             return
         self.total += 1
         self.in_a_row += 1
-        what = f"{bad[0]} is {float(metrics[bad[0]])} at step {step}"
+        what = f"{bad[0]} is {metrics[bad[0]]} at step {step}"
         if self.in_a_row < most:
-            print(f"{what}: skipped, the weights are as before ({self.in_a_row} in a row)", file=sys.stderr)
+            if on_first():
+                print(f"{what}: skipped, the weights are as before ({self.in_a_row} in a row)", file=sys.stderr)
             return
         checkpoints.wait()
         last = checkpoints.latest()
@@ -68,7 +75,8 @@ class Skips:
         )
         raise FloatingPointError(
             f"{what}, the last of {self.in_a_row} such steps in a row; its batch is {_shown(names(step))}; {where}. "
-            "Lower --peak, lengthen --warmup, or look at those records"
+            "Look at those records; or say --allow_changes with a lower --peak or a longer --warmup, or a larger "
+            f"--max_skipped than {most}"
         )
 
 

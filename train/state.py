@@ -121,7 +121,7 @@ def _accumulated(gradient: Callable[..., Any], places: Any, parts: int) -> Calla
     mesh = _mesh(places)
 
     def whole(params: Params, batch: Batch) -> Any:
-        micro_batches = jax.tree.map(lambda leaf: _parts(leaf, parts, mesh), batch)
+        micro_batches = jax.tree.map(lambda leaf: in_parts(leaf, parts, mesh), batch)
 
         def add(total: Any, micro_batch: Batch) -> tuple[Any, None]:
             (found, gradients) = gradient(params, micro_batch)
@@ -137,8 +137,12 @@ def _accumulated(gradient: Callable[..., Any], places: Any, parts: int) -> Calla
     return whole
 
 
-def _parts(leaf: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """[B, ...] as [parts, B / parts, ...], where every device splits the rows that it has and none moves."""
+def in_parts(leaf: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+    """[B, ...] as [parts, B / parts, ...], where every device splits the rows that it has and none moves.
+
+    Raises:
+        ValueError: the rows do not divide.
+    """
     place, shards = sharding.batch_sharding(mesh), mesh.shape[sharding.DATA]
     if leaf.shape[0] % (shards * parts):
         raise ValueError(

@@ -23,7 +23,7 @@ from vit22b.block import EPSILON, attend, over_last, rms_norm
 from vit22b.execution import Execution, Split
 from vit22b.parallel import expand, gather, reduce, weight_gradient
 from vit22b.sharding import DATA, MODEL, named_sharding
-from vit22b.tree import Params, leaves
+from vit22b.tree import Params, name_of
 
 INPUTS = ("query", "key", "value", "mlp_in")
 OUTPUTS = ("attention_out", "mlp_out")
@@ -45,9 +45,11 @@ def run(blocks: Params, x: Float[Array, "B N D"], execution: Execution) -> Float
     """
     assert execution.mesh is not None, "Execution checks that a ring has a mesh"
     _check(x.shape, execution.split, execution.mesh)
-    stack = _Stack(execution, blocks["query"]["kernel"].shape[-1])
+    stack = _Stack(dataclasses.replace(execution, dtype=x.dtype), blocks["query"]["kernel"].shape[-1])
     specs = _specs(blocks, execution.split, execution.mesh)
     tokens = execution.residual_spec
+    # What `forward` hands to `backward` is each device's own; as one array, sewn together on the first axis that is
+    # free, it has no meaning, and none is made of it.
     kept = (PartitionSpec(None, *tokens), [PartitionSpec(None, (DATA, MODEL))] * stack.pieces)
     shard = functools.partial(jax.shard_map, mesh=execution.mesh, check_vma=False)
 
@@ -226,8 +228,9 @@ class _Stack:
 
 def _specs(blocks: Params, split: Split, mesh: Mesh) -> Params:
     """Where the parameters lie: as the rules say, but that what scales or shifts split features is split with them."""
-    names = iter(leaves(blocks))
-    specs = jax.tree.map(lambda leaf: named_sharding(f"image/blocks/{next(names)}", leaf.shape, mesh).spec, blocks)
+    specs = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: named_sharding(f"image/blocks/{name_of(path)}", leaf.shape, mesh).spec, blocks
+    )
     if split == "features":
         specs["norm"]["scale"] = specs["out"]["bias"] = PartitionSpec(None, MODEL)
     return specs

@@ -117,14 +117,9 @@ class Block(nnx.Module):
 
     def queries_and_keys(self, y: Float[Array, "B N D"]) -> tuple[Float[Array, "B N H K"], Float[Array, "B N H K"]]:
         """Queries and keys of normed tokens, each normalised per head, which no sharding of heads makes dearer."""
-        return self.normed_queries_and_keys(self.query(y), self.key(y))
-
-    def normed_queries_and_keys(
-        self, q: Float[Array, "B N H K"], k: Float[Array, "B N H K"]
-    ) -> tuple[Float[Array, "B N H K"], Float[Array, "B N H K"]]:
-        """QK normalisation of projected queries and keys, where the architecture has it."""
+        q, k = self.query(y), self.key(y)
         if self.query_norm is not None and self.key_norm is not None:
-            return self.query_norm(q), self.key_norm(k)
+            q, k = self.query_norm(q), self.key_norm(k)
         return q, k
 
     def __call__(self, x: Float[Array, "B N D"], execution: Execution = Execution()) -> Float[Array, "B N D"]:

@@ -1,8 +1,8 @@
 """How a model runs: its compute dtype, what the backward pass recomputes, and how a mesh shares the work.
 
 Inside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. None
-of it changes what a model computes beyond rounding, nor the tree of its parameters: a checkpoint is trained with one
-execution and continued or exported with another.
+of it changes what a model computes beyond rounding, nor the tree of its parameters: a checkpoint may be exported, or
+with the same dtype continued, with another execution than it was trained with.
 """
 
 import dataclasses

@@ -11,6 +11,9 @@ split over the ring. `expand` contracts D and `reduce` contracts M; each is the 
     z = expand(x, W)    dx = reduce(dz, W)    dW = weight_gradient(chunks of x, dz)
     y = reduce(z, W)    dz = expand(dy, W)    dW = weight_gradient(chunks of dy, z)
 
+Sums that travel, and sums over chunks, are in the dtype of the operands: in bfloat16 a little more is rounded than in
+one matmul, which adds up in float32 (tests/test_asynchronous.py has how much).
+
 What is split over the ring outside of the two, `split`, is the features D or the images (the leading axis). With
 images, a hop carries whole rows: the matmuls are larger, nothing is added up in `expand`, and the bytes are the same.
 """
@@ -136,7 +139,10 @@ def orientation(outputs: int, inputs: int) -> Orientation:
 def linear(
     x: Float[Array, "B N n"], kernel: Float[Array, "n m"], mesh: Mesh, orientated: Orientation | None = None
 ) -> Float[Array, "B N m"]:
-    """X @ kernel as one asynchronous parallel layer, forward and backward.
+    """One asynchronous parallel layer by itself, x @ kernel, forward and backward.
+
+    The stack of blocks (vit22b/asynchronous.py) needs no choice: its first matmul has more outputs than inputs, its
+    second more inputs than outputs, whatever the size.
 
     Args:
         x: images over the mesh axis `data`, features over `model`; so is the result.

@@ -18,10 +18,11 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rich.table import Table
 
-from vit22b.tree import leaves
+from vit22b.tree import leaves, name_of
 
 DATA, MODEL = "data", "model"
 
+Shape = tuple[int, ...]
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
 # Logical axis -> mesh axis. `embed` of a kernel is split over data, gathered before use; what is small stays whole.
@@ -146,32 +147,42 @@ def activation_spec(name: str) -> PartitionSpec:
     return PartitionSpec(*(RULES[axis] for axis in ACTIVATIONS[name]))
 
 
-def named_sharding(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+def named_sharding(
+    name: str, shape: Shape, mesh: Mesh, rules: Rules = RULES, among: Mapping[str, Shape] | None = None
+) -> NamedSharding:
     """Where a parameter lies on a mesh.
+
+    Args:
+        name: path in the tree.
+        shape: of the parameter.
+        mesh: the mesh.
+        rules: mesh axes by logical axis.
+        among: shapes by name of the tree that it is in; a mesh that an error proposes divides them all.
 
     Raises:
         ValueError: no rule knows the parameter, its rank is another, or the mesh does not divide a dimension; the
-            message has the parameter, the rule and the nearest mesh that would do for it.
+            message has the parameter, the rule and the nearest mesh that would do.
     """
     axes = logical_axes(name)
     if len(axes) != len(shape):
         raise ValueError(f"{name} has shape {shape}, its rule has the axes {axes}")
-    spec = [rules[axis] for axis in axes]
     if bad := _undivided(axes, shape, mesh.shape, rules):
         axis, size, mesh_axis = bad
-        data, model = _nearest(axes, shape, mesh, rules)
+        data, model = _nearest(among or {name: shape}, mesh, rules)
         raise ValueError(
             f"{name} has shape {shape}; its axis {axis!r} of {size} does not divide over {mesh.shape[mesh_axis]} "
             f"devices of the mesh axis {mesh_axis!r} (rule: {axis} -> {mesh_axis}); "
             f"the nearest mesh that does is {data}x{model}"
         )
-    return NamedSharding(mesh, PartitionSpec(*spec))
+    return NamedSharding(mesh, PartitionSpec(*(rules[axis] for axis in axes)))
 
 
 def param_shardings(params: Mapping[str, Any], mesh: Mesh, rules: Rules = RULES) -> Any:
     """The tree of shardings of a tree of parameters or of their shapes."""
-    names = iter(leaves(params))
-    return jax.tree.map(lambda leaf: named_sharding(next(names), leaf.shape, mesh, rules), params)
+    among = {name: leaf.shape for name, leaf in leaves(params).items()}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: named_sharding(name_of(path), leaf.shape, mesh, rules, among), params
+    )
 
 
 def table(params: Mapping[str, Any], mesh: Mesh, rules: Rules = RULES) -> Table:
@@ -241,7 +252,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def _undivided(
-    axes: tuple[str, ...], shape: tuple[int, ...], sizes: Mapping[str, int], rules: Rules
+    axes: tuple[str, ...], shape: Shape, sizes: Mapping[str, int], rules: Rules
 ) -> tuple[str, int, str] | None:
     """The first axis that does not divide over its mesh axis: its name, its size, the mesh axis."""
     for axis, size in zip(axes, shape, strict=True):
@@ -251,14 +262,14 @@ def _undivided(
     return None
 
 
-def _nearest(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> tuple[int, int]:
-    """The mesh that divides a parameter, has the most devices of those there are, and is nearest in its proportions."""
+def _nearest(shapes: Mapping[str, Shape], mesh: Mesh, rules: Rules) -> tuple[int, int]:
+    """The mesh that divides parameters, has the most devices of those there are, and is nearest in its proportions."""
     data, model = mesh.shape[DATA], mesh.shape[MODEL]
     fitting = [
         (d, m)
         for m in range(1, mesh.size + 1)
         for d in range(1, mesh.size // m + 1)
-        if not _undivided(axes, shape, {DATA: d, MODEL: m}, rules)
+        if not any(_undivided(logical_axes(k), shape, {DATA: d, MODEL: m}, rules) for k, shape in shapes.items())
     ]
     return min(fitting, key=lambda size: (-size[0] * size[1], abs(math.log(size[0] / data / size[1] * model))))
 

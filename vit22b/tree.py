@@ -15,10 +15,15 @@ from jax.experimental import multihost_utils
 Params = dict[str, Any]
 
 
+def name_of(path: tuple[Any, ...]) -> str:
+    """The name of a leaf at a path of the tree: "image/blocks/query/kernel"."""
+    return "/".join(str(key.key) for key in path)
+
+
 def leaves(params: Mapping[str, Any]) -> dict[str, Any]:
     """The tree as {"image/blocks/query/kernel": leaf, ...}, in the tree's own order."""
     paths, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in paths}
+    return {name_of(path): leaf for path, leaf in paths}
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:

@@ -6,6 +6,7 @@ access is all that the input asks for: the order of a run is then a function of 
 
 import dataclasses
 import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,9 +35,11 @@ class Source(Protocol):
 
     Attributes:
         labels: the names of all its classes; empty where it has none.
+        where_labels: what gives labels to an image in a source of this kind, for a message.
     """
 
     labels: tuple[str, ...]
+    where_labels: str
 
     def __len__(self) -> int: ...
 
@@ -66,12 +69,24 @@ def matching_files(pattern: str) -> list[Path]:
     return paths
 
 
-def read_labels_file(folder: Path) -> tuple[str, ...] | None:
-    """The names in a folder's labels.txt, where line n, from 0, names class n; None if there is no such file.
+def read_labels_files(paths: Sequence[Path]) -> tuple[str, ...] | None:
+    """The names in the labels.txt beside some files, where line n, from 0, names class n; None if there is none.
 
     Raises:
-        ValueError: a name is empty, or comes twice.
+        ValueError: a name is empty, or comes twice; or the files lie in several folders, which differ in it.
     """
+    first, *others = dict.fromkeys(path.parent for path in paths)
+    names = _read_labels_file(first)
+    for other in others:
+        if _read_labels_file(other) != names:
+            raise ValueError(
+                f"{first / LABELS_FILE} and {other / LABELS_FILE} are not alike, or one is missing; put the same into "
+                "both folders, or give each as a source of its own"
+            )
+    return names
+
+
+def _read_labels_file(folder: Path) -> tuple[str, ...] | None:
     path = folder / LABELS_FILE
     if not path.is_file():
         return None

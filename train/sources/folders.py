@@ -10,6 +10,8 @@ from vit22b.folder import Folder
 class FolderSource:
     """The images of a folder, in the folder's order."""
 
+    where_labels = 'a sub-folder for each class, or a metadata.jsonl with "labels" on its lines'
+
     def __init__(self, folder: Folder) -> None:
         """Takes a folder as vit22b.folder.read_folder gives it."""
         self.labels = folder.labels

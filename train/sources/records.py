@@ -23,7 +23,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from google.protobuf.message import DecodeError
 
-from train.sources.example import LABELS_FILE, Classes, Example, read_labels_file
+from train.sources.example import LABELS_FILE, Classes, Example, read_labels_files
 
 IMAGE = ("image/encoded", "image")
 LABELS = ("image/labels", "labels", "label")
@@ -33,13 +33,15 @@ CAPTION = ("image/caption", "caption")
 class RecordSource:
     """The records of some ArrayRecord files, one file after the other."""
 
+    where_labels = f"a feature {LABELS[0]} in each record, and a {LABELS_FILE} beside the files"
+
     def __init__(self, paths: Sequence[Path]) -> None:
         """Reads the files' footers and the first record.
 
         Raises:
             ValueError: a file is not ArrayRecord, there is no record, or records have labels and labels.txt is missing.
         """
-        self._classes = Classes(read_labels_file(paths[0].parent) or ())
+        self._classes = Classes(read_labels_files(paths) or ())
         self.labels = self._classes.names
         self._paths = list(paths)
         with ThreadPoolExecutor() as pool:
@@ -62,15 +64,15 @@ class RecordSource:
 
     def __getitem__(self, index: int) -> Example:
         features = self._parsed(index)
-        images, captions = _values(features, IMAGE), _values(features, CAPTION)
+        images = _values(features, IMAGE)
         if len(images) != 1 or not isinstance(images[0], bytes):
             raise ValueError(f"{self.name(index)} has no feature {' or '.join(IMAGE)} with one bytes value")
-        given = [label.decode() if isinstance(label, bytes) else label for label in _values(features, LABELS)]
         try:
-            labels = tuple(self._classes.name(label) for label in given)
+            labels = tuple(self._classes.name(_label(value)) for value in _values(features, LABELS))
+            caption = _caption(_values(features, CAPTION))
         except ValueError as error:
             raise ValueError(f"{self.name(index)}: {error}") from error
-        return Example(self.name(index), images[0], labels, captions[0].decode() if captions else None)
+        return Example(self.name(index), images[0], labels, caption)
 
     def name(self, index: int) -> str:
         """The file's path, and the number of the record in it."""
@@ -111,7 +113,20 @@ def _count(path: Path) -> int:
 
 def _values(features: Any, names: Sequence[str]) -> list[Any]:
     for name in names:
-        if name in features:
-            feature = features[name]
-            return [*feature.bytes_list.value, *feature.int64_list.value]
+        if name in features and (kind := features[name].WhichOneof("kind")):
+            return list(getattr(features[name], kind).value)
     return []
+
+
+def _label(value: bytes | int | float) -> str | int:
+    if isinstance(value, float):
+        raise ValueError(f"its label {value} is a float; expected bytes, a name, or int64, a number")
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _caption(values: list[Any]) -> str | None:
+    if not values:
+        return None
+    if len(values) > 1 or not isinstance(values[0], bytes):
+        raise ValueError(f"its feature {' or '.join(CAPTION)} is not one bytes value")
+    return values[0].decode()

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train.sources.example import Example
+from train.sources.example import Classes, Example
+
+_NO_LABEL = -1  # as tfds writes a class label that a record does not have
 
 
 class SplitSource:
     """One split; images come as they are stored, not decoded."""
+
+    where_labels = "a feature that is a ClassLabel, or a sequence of them"
 
     def __init__(self, name: str, data_dir: str | None = None) -> None:
         """Opens a split.
@@ -41,7 +45,8 @@ class SplitSource:
         self._caption = "caption" if isinstance(single.get("caption"), tfds.features.Text) else None
         feature = features[self._class] if self._class else None
         # Of a sequence of class labels, the labels' feature is the inner one.
-        self.labels: tuple[str, ...] = tuple(getattr(feature, "feature", feature).names) if feature else ()
+        self._classes = Classes(tuple(getattr(feature, "feature", feature).names) if feature else ())
+        self.labels = self._classes.names
         decoders = {
             key: tfds.decode.SkipDecoding() for key, kind in single.items() if isinstance(kind, tfds.features.Image)
         }
@@ -58,11 +63,13 @@ class SplitSource:
             record = self._records[index]
         except (RuntimeError, ValueError) as error:  # of the reader, of the record
             raise ValueError(f"{self.name(index)} cannot be read: {error}") from error
-        numbers = np.atleast_1d(record[self._class]) if self._class else ()
-        caption = record[self._caption].decode() if self._caption else None
-        return Example(
-            self.name(index), bytes(record[self._image]), tuple(self.labels[number] for number in numbers), caption
-        )
+        numbers = np.atleast_1d(record[self._class]).tolist() if self._class else []
+        try:
+            labels = tuple(self._classes.name(number) for number in numbers if number != _NO_LABEL)
+            caption = record[self._caption].decode() if self._caption else None
+        except ValueError as error:
+            raise ValueError(f"{self.name(index)}: {error}") from error
+        return Example(self.name(index), bytes(record[self._image]), labels, caption)
 
     def name(self, index: int) -> str:
         """Data set, split and number."""

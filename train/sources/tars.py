@@ -12,16 +12,17 @@ of a tar belong together is webdataset's own rule (neighbours with one name up t
 
 A `labels.txt` beside the tars names the classes, one a line, and turns numbers into names; without it the classes are
 those that occur, sorted. webdataset itself reads front to back, so the index is ours: where each file lies, kept beside
-the tars as `.vit22b-<hash>.npz` (in ~/.cache/vit22b where that folder cannot be written). Other tars, sizes or times
-make another.
+the tars as `.vit22b-<hash>.npz` (in ~/.cache/vit22b where that folder cannot be written, or the file there not read).
+Other tars, sizes or times make another.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import tarfile
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys
 from webdataset.writer import TarWriter
 
-from train.sources.example import Classes, Example, matching_files, read_labels_file
+from train.sources.example import Classes, Example, matching_files, read_labels_files
 from vit22b.folder import IMAGE_SUFFIXES
 
 _PARTS = ("image", "cls", "json", "txt")
@@ -55,6 +56,8 @@ def tar_files(pattern: str) -> list[Path]:
 class TarSource:
     """The samples of some tars, one tar after the other."""
 
+    where_labels = 'a cls file in each sample, or a json with "labels"'
+
     def __init__(self, paths: Sequence[Path]) -> None:
         """Reads the index of these tars, and makes it where there is none: a pass over their headers.
 
@@ -66,7 +69,7 @@ class TarSource:
         self._keys, self._tar, self._spans = index["keys"], index["tar"], index["spans"]
         if not len(self):
             raise ValueError(f"{paths[0]}{' and the others' if paths[1:] else ''}: there are no samples in it")
-        self._classes = Classes(read_labels_file(paths[0].parent) or tuple(index["labels"].tolist()))
+        self._classes = Classes(read_labels_files(paths) or tuple(index["labels"].tolist()))
         self.labels = self._classes.names
 
     def __len__(self) -> int:
@@ -129,18 +132,27 @@ def _index(paths: Sequence[Path]) -> Index:
     """The index of some tars, from its file if there is one."""
     stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     name = f".vit22b-{hashlib.sha256(repr((_FORMAT, stats)).encode()).hexdigest()[:16]}.npz"
-    folder = paths[0].parent
-    if not os.access(folder, os.W_OK):
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vit22b"
-        folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / name).exists():
-        built = _build(paths)
-        # Several hosts may build it at the same time: each writes its own, and the last rename stands.
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=name, suffix=".partial", delete=False) as file:
-            np.savez(file, **built)
-        Path(file.name).replace(folder / name)
-    with np.load(folder / name) as stored:
-        return dict(stored)
+    beside, cache = paths[0].parent, Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vit22b"
+    for folder in (beside, cache):
+        with contextlib.suppress(OSError), np.load(folder / name) as stored:
+            return dict(stored)
+    built = _build(paths)
+    # One that is there all the same is somebody else's, which this user may not read.
+    _store(built, beside / name if os.access(beside, os.W_OK) and not (beside / name).exists() else cache / name)
+    return built
+
+
+def _store(index: Index, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several hosts may build it at the same time: each writes its own, and the last rename stands. Not by tempfile,
+    # whose files nobody else can read.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            np.savez(file, **index)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _build(paths: Sequence[Path]) -> Index:
