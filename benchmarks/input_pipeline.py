@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from train import mnist
-from train.input import Augment, Order, training_batches
+from train.input import DECODING, Augment, Order, training_batches
 from train.mixture import Mixture
 from train.sources.opening import open_source
 from train.sources.records import write_records
@@ -77,17 +78,23 @@ def write_photographs(folder: Path, images: int) -> Path:
 
 
 def images_per_second(name: str, resolution: int, settings: Settings) -> float:
-    """The rate of one pass over a source, without its first batch."""
+    """The rate of one pass over a source."""
     source = open_source(name)
     steps = len(source) // settings.batch
-    if steps < 2:
+    if steps < 2 * DECODING + 2:
         raise ValueError(f"{len(source)} images make {steps} batches of {settings.batch}; take more --images")
     order = Order(len(source), settings.batch, seed=0, start=0, steps=steps)
     batches = training_batches(Mixture((source,)), Preprocess(resolution), Augment(), order)
-    next(batches)
-    begin = time.perf_counter()
-    rows = sum(len(batch["pixels"]) for batch in batches)
-    return rows / (time.perf_counter() - begin)
+    return settings.batch * steady_rate([time.perf_counter() for _ in batches])
+
+
+def steady_rate(arrivals: Sequence[float]) -> float:
+    """Batches a second, of the times at which each came.
+
+    The clock starts when DECODING + 1 have come, and stops with as many under way as there were then.
+    """
+    first, last = DECODING, len(arrivals) - 1 - DECODING
+    return (last - first) / (arrivals[last] - arrivals[first])
 
 
 def measure(names: dict[str, str], resolution: int, settings: Settings) -> dict[str, float]:

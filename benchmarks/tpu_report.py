@@ -4,11 +4,11 @@
     make tpu-ci     one row, and an error where what it promises does not hold
 
 What the compiler says is fact, what is predicted from it is called a prediction: see train/plan.py, which makes a row
-of any other run. A row that does not fit goes to search.json, beside what `train/plan.py --search` tried.
+of any other run. A row is written as soon as it is known, in place of its earlier one; one that does not fit goes to
+search.json, beside what `train/plan.py --search` tried.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -21,8 +21,8 @@ from train import topology
 from train.abstract_step import Planned
 from train.compilation import compile_apart
 from train.compute import Compute
-from train.plan import GIB, keep
-from train.prediction import predict
+from train.plan import GIB
+from train.prediction import asked, keep, predict, question, read_rows, write_rows
 from vit22b import program
 
 
@@ -33,7 +33,7 @@ class Settings:
     folder: Path = Path("build/tpu")
     """For report.json, search.json and the compiler's answers (programs/)."""
     ci: bool = False
-    """One row only, ring on v5p: exit with 1 unless it fits and its collectives are as promised."""
+    """One row only, ring on v5p, and no report: exit with 1 unless it fits and its collectives are as promised."""
 
 
 def on_v5p(**compute: Any) -> Planned:
@@ -68,11 +68,11 @@ def main(settings: Settings) -> int:
     for run in (CI,) if settings.ci else ROWS:
         row = predict(run, compile_apart(run, settings.folder / "programs"))
         row["goals_missed"] = missed(row)
+        show([row])
+        if settings.ci:
+            return check(row)
         rows.append(row)
-        show(rows[-1:])
-        write(rows, settings.folder)
-    if settings.ci:
-        return check(rows[0])
+        write([row], settings.folder)
     show(rows)
     return 0
 
@@ -81,6 +81,8 @@ def missed(row: Mapping[str, Any]) -> list[str]:
     """What a row was meant to be and is not; a MFU is no goal here, as it is a prediction."""
     if not row["fits"]:
         return ["fits"]
+    if not row["layer"]:
+        return ["layer is known"]
     layer, ring, v4 = row["layer"], row["parallel"] == "ring", row["topology"].startswith("v4")
     goals = {
         "ring_bytes as the closed form": not ring or layer["ring_bytes"] == layer["ring_bytes_closed_form"],
@@ -94,45 +96,49 @@ def missed(row: Mapping[str, Any]) -> list[str]:
 
 def check(row: Mapping[str, Any]) -> int:
     """Of CI: 1, and why, unless the row fits, its rings move what they should and nothing large is synchronous."""
-    promised = ("fits", "ring_bytes as the closed form", "none synchronous")
+    promised = ("fits", "layer is known", "ring_bytes as the closed form", "none synchronous")
     broken = [name for name in row["goals_missed"] if name in promised]
     for name in broken:
         print(f"{row['topology']} {row['mesh']} {row['parallel']}: not reached: {name}", file=sys.stderr)
     return 1 if broken else 0
 
 
-def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Writes what fits to report.json, and adds what does not to search.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    fitting = [row for row in rows if row["fits"]]
-    (folder / "report.json").write_text(json.dumps(fitting, indent=1) + "\n")
-    if len(fitting) < len(rows):
-        keep([row for row in rows if not row["fits"]], folder / "search.json")
+def write(rows: Sequence[Mapping[str, Any]], folder: Path, runs: Sequence[Planned] = ROWS) -> None:
+    """Takes rows into report.json, which has those of `runs` that fit, in their order; the others into search.json."""
+    known = {question(row): row for row in [*read_rows(folder / "report.json"), *rows]}
+    report = [known[which] for run in runs if (which := question(asked(run))) in known]
+    write_rows([row for row in report if row["fits"]], folder / "report.json")
+    if refused := [row for row in rows if not row["fits"]]:
+        keep(refused, folder / "search.json")
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints rows as a table."""
     table = Table("topology", "mesh", "parallel", "remat", "GiB of", "sync", "overlapped", "exposed", "layer", "step")
     for row in rows:
-        asked = (row["topology"], row["mesh"], f"{row['parallel']} {row['split']}", row["remat"])
+        begin = (row["topology"], row["mesh"], f"{row['parallel']} {row['split']}", row["remat"])
         if not row["fits"]:
-            table.add_row(*asked, "does not fit")
+            table.add_row(*begin, "does not fit")
             continue
-        layer, used = row["layer"], row["bytes_arguments"] + row["bytes_temporaries"]
-        table.add_row(
-            *asked,
-            f"{used / GIB:.1f} {row['hbm_bytes'] / GIB:.1f}",
-            str(layer["synchronous"]),
-            f"{layer['overlapped_fraction'] or 0:.1%}",
-            f"{layer['exposed_ms']:.1f} of {layer['ms']:.1f} ms",
-            f"{layer['predicted_mfu']:.1%}",
-            f"{row['predicted_mfu']:.1%}",
-        )
+        used = row["bytes_arguments"] + row["bytes_temporaries"]
+        memory = f"{used / GIB:.1f} {row['hbm_bytes'] / GIB:.1f}"
+        table.add_row(*begin, memory, *_layer(row["layer"]), f"{row['predicted_mfu']:.1%}")
     table.caption = "layer and step: MFU, predicted; nothing was run on a TPU"
     program.table_console().print(table)
     for row in rows:
         if row["goals_missed"]:
             print(f"{row['topology']} {row['mesh']} {row['parallel']}: not reached: {', '.join(row['goals_missed'])}")
+
+
+def _layer(layer: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if layer is None:
+        return ("not known", "", "", "")
+    return (
+        str(layer["synchronous"]),
+        f"{layer['overlapped_fraction'] or 0:.1%}",
+        f"{layer['exposed_ms']:.1f} of {layer['ms']:.1f} ms",
+        f"{layer['predicted_mfu']:.1%}",
+    )
 
 
 if __name__ == "__main__":

@@ -45,6 +45,26 @@ def test_a_cpu_computes_in_float32_unless_told_otherwise(flag, dtype):
     assert (jnp.dtype(execution.dtype), execution.remat, execution.split) == (jnp.dtype(dtype), "dots", "features")
 
 
+@pytest.mark.parametrize(
+    ("changes", "batch", "shards", "multiple"),
+    [
+        ({}, 6, 4, 4),
+        ({"split": "images"}, 12, 8, 8),
+        ({"parallel": "ring"}, 12, 8, 8),
+        ({"accumulate": 3}, 16, 4, 12),
+        ({"parallel": "ring", "accumulate": 2}, 24, 8, 16),
+    ],
+)
+def test_a_batch_divides_over_whatever_splits_it(changes, batch, shards, multiple):
+    compute = Compute(mesh="4x2", **changes)
+    compute.check_batch(multiple, compute.make_mesh())
+    with pytest.raises(
+        ValueError,
+        match=f"--batch {batch} does not divide over the {shards} devices .*; take a multiple of {multiple}",
+    ):
+        compute.check_batch(batch, compute.make_mesh())
+
+
 def test_a_batch_has_one_part_or_more():
     with pytest.raises(ValueError, match="--accumulate is 0; expected 1 or more"):
         Compute(accumulate=0)

@@ -17,8 +17,8 @@ def small(**compute):
     return Planned(size="mu", topology="v5p:2x2x2", batch=64, classes=10, compute=Compute(**settings))
 
 
-def on_v5p(**compute):
-    return Planned(topology="v5p:4x4x4", batch=2048, compute=Compute(mesh="16x4", **compute))
+def on_v5p(mesh="16x4", **compute):
+    return Planned(topology="v5p:4x4x4", batch=2048, compute=Compute(mesh=mesh, **compute))
 
 
 def test_the_arguments_are_those_of_the_compiled_step():
@@ -63,6 +63,33 @@ def test_more_is_kept_where_less_is_computed_again():
     assert saved[0] == 48 * 32 * 256 * 6144 * 2
 
 
+def test_the_rings_keep_with_none_what_they_keep_with_dots():
+    none, dots = (footprint(on_v5p(remat=policy, parallel="ring")).saved for policy in ("none", "dots"))
+    assert none == dots < footprint(on_v5p(remat="none")).saved
+
+
+def test_a_batch_divides_over_the_devices_that_have_images_of_their_own():
+    run = Planned(topology="v5p:4x4x4", batch=16, compute=Compute(mesh="16x4", remat="full"))
+    assert run.images_per_chip == 0.25
+    assert footprint(run).saved == 48 * 256 // 4 * 6144 * 2
+
+
+def test_float32_takes_twice_the_room_and_twice_the_bytes_on_the_links():
+    short, long = (on_v5p(remat="dots", parallel="ring", dtype=dtype) for dtype in ("auto", "float32"))
+    assert (footprint(long).saved, footprint(long).working) == (
+        2 * footprint(short).saved,
+        2 * footprint(short).working,
+    )
+    assert footprint(long).arguments == footprint(short).arguments
+    assert (ring_bytes(long), weight_bytes(long)) == (2 * ring_bytes(short), 2 * weight_bytes(short))
+
+
+def test_a_mesh_by_name_is_that_of_the_topology():
+    assert [on_v5p(name).shape for name in ("2d", "fsdp", "data")] == [(16, 4), (64, 1), (64, 1)]
+    whole, split = (footprint(on_v5p(name)).arguments for name in ("data", "fsdp"))
+    assert whole > 30 * split, "every chip has all parameters"
+
+
 def test_remat_full_executes_a_fifth_more_than_the_model_needs():
     needed = 2048 * flops.train(on_v5p().config.image, 256)
     mesh = jax.sharding.AbstractMesh((16, 4), ("data", "model"))
@@ -89,8 +116,15 @@ def test_what_would_fit_is_told_the_least_change_first():
     ("changes", "message"),
     [
         ({"compute": Compute(mesh="8x4")}, "--mesh 8x4 has 32 devices, v5p:4x4x4 has 64; take a mesh of 64, such as"),
-        ({"compute": Compute(mesh="64")}, "--mesh is '64'; expected DATAxMODEL, such as 16x4"),
-        ({"batch": 100}, "--batch 100 does not divide over 64 chips in --accumulate 1 parts; take a multiple of 64"),
+        ({"topology": "v5p:1x2x3"}, "v5p:1x2x3 has 6; take a mesh of 6, such as 3x2"),
+        ({"compute": Compute(mesh="64")}, "a mesh '64'; expected one, data, fsdp, 2d, or DATAxMODEL such as 16x4"),
+        ({"compute": Compute(mesh="16x4", parallel="ring", remat="offload")}, "--remat offload is of --parallel gspmd"),
+        ({"batch": 100}, "--batch 100 does not divide over the 16 devices that --mesh 16x4 splits images over"),
+        (
+            {"batch": 16, "compute": Compute(mesh="16x4", parallel="ring")},
+            "over the 64 devices .*; take a multiple of 64",
+        ),
+        ({"batch": 0}, "--batch is 0; expected 1 or more"),
         ({"topology": "h100:8"}, "no TPU 'h100'; expected one of v4, v5e, v5p, v6e"),
         ({"topology": "v5p"}, "--topology is 'v5p'; expected CHIP:AxBxC"),
         ({"topology": "v5p:8x8"}, "a v5p has a torus of 3 dimensions of 1 or more"),

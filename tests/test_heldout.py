@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from train.input import multi_hot
 from train.pretrain import scores
 from vit22b import model
 from vit22b.config import ModelConfig, vit
+from vit22b.execution import Execution
 from vit22b.folder import read_folder
 from vit22b.image import image_batches
 from vit22b.sharding import make_mesh, param_shardings
@@ -29,14 +31,16 @@ def expected(digits):
     return {name: float(np.asarray(each).mean()) for name, each in found.items()}
 
 
-@pytest.mark.parametrize(("batch", "mesh"), [(32, (1, 1)), (30, (4, 2)), (128, (1, 1))])
-def test_the_means_are_over_all_images_whatever_the_batch(digits, expected, batch, mesh):
-    mesh = make_mesh(*mesh)
+@pytest.mark.parametrize(
+    ("batch", "shape", "split"),
+    [(32, (1, 1), "features"), (30, (4, 2), "features"), (28, (4, 2), "images"), (128, (1, 1), "features")],
+)
+def test_the_means_are_over_all_images_whatever_the_batch(digits, expected, batch, shape, split):
+    mesh = make_mesh(*shape)
     labels = read_folder(digits / "train").labels
     params = random_params(CONFIG)
-    evaluator = HeldOut(
-        digits / "heldout", labels, PREPROCESS, scores(model.abstract(CONFIG)[0], PREPROCESS), batch, mesh
-    )
+    score = scores(model.abstract(CONFIG)[0], PREPROCESS, Execution(split=split, mesh=mesh))
+    evaluator = HeldOut(digits / "heldout", labels, PREPROCESS, score, batch, mesh)
     found = evaluator(jax.device_put(params, param_shardings(params, mesh)))
     assert set(found) == {"top1", "loss"}
     assert found["top1"] == pytest.approx(expected["top1"], abs=1e-9)
@@ -53,6 +57,15 @@ def test_a_head_that_knows_the_labels_has_a_top1_of_1(digits):
 
     labels = read_folder(digits / "train").labels
     assert HeldOut(digits / "heldout", labels, PREPROCESS, score, 32, make_mesh())({}) == {"top1": 1.0}
+
+
+def test_an_image_that_cannot_be_decoded_is_named_at_the_start(digits, tmp_path):
+    shutil.copytree(digits / "heldout", tmp_path / "heldout")
+    last = max((tmp_path / "heldout").glob("*.png"))
+    last.write_bytes(last.read_bytes()[:40])
+    labels = read_folder(digits / "train").labels
+    with pytest.raises(ValueError, match=f"{last.name} is not an image that can be used"):
+        HeldOut(tmp_path / "heldout", labels, PREPROCESS, lambda *_: {}, 32, make_mesh())
 
 
 def test_labels_that_are_not_trained_on_are_named(digits):

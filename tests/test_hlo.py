@@ -135,6 +135,18 @@ def test_a_group_that_cannot_be_read_is_an_error():
         only("f32[8,16]{1,0} all-gather(%p), replica_groups=new")
 
 
+def test_bytes_that_are_moved_in_a_loop_of_unknown_length_are_an_error():
+    def sum_until(x, limit):
+        return jax.lax.while_loop(lambda x: x[0] < limit[0], lambda x: jax.lax.psum(x, MODEL), x)
+
+    spec = PartitionSpec()
+    run = jax.shard_map(sum_until, mesh=make_mesh(1, 8), in_specs=spec, out_specs=spec, check_vma=False)
+    text = jax.jit(run).lower(*[jax.ShapeDtypeStruct((16,), jnp.float32)] * 2).compile().as_text()
+    with pytest.raises(ValueError, match=r"the all-reduce \S+ is in a loop whose trips cannot be read"):
+        hlo.moved_bytes(text, "all-reduce")
+    assert hlo.moved_bytes(text, "all-gather") == 0
+
+
 def test_what_is_no_compiled_program_is_an_error():
     lowered = jax.jit(lambda x: x + 1).lower(np.float32(1))
     with pytest.raises(ValueError, match="not the text of a compiled program"):

@@ -214,7 +214,7 @@ def test_a_watch_that_cannot_ask_ends_the_process():
         "hosts._missing = None\nhosts._Watch(heartbeat_seconds=4)\ntime.sleep(1000)"
     )
     assert done.returncode == 1
-    assert done.stderr.strip().startswith("error: process 0 cannot ask any more who is missing: TypeError")
+    assert last_line(done.stderr).startswith("error: process 0 cannot ask any more who is missing: TypeError")
 
 
 def test_a_process_that_fails_says_why_and_ends_the_rest_and_the_first_prints_for_all(sums):
@@ -232,6 +232,24 @@ def test_who_waits_in_vain_at_the_start_says_for_what(sums):
         told = last_line(processes.said()[0])
     assert told.startswith("error: not every process of the run has come to the coordinator 127.0.0.1:")
     assert told.endswith("within 2 s; start the same command on every host")
+
+
+# Each process sees its own latest step, as where a shared disk shows a folder to one host before the other.
+AGREE = """
+import sys
+from train.hosts import Hosts, joined
+from train.resume import agreed
+
+coordinator, process = sys.argv[1], int(sys.argv[2])
+with joined(Hosts(coordinator, 2, process)):
+    print([agreed(seen[process]) for seen in ((6, 3), (3, 6), (6, None), (None, 6))], file=sys.stderr)
+"""
+
+
+def test_all_resume_at_the_step_that_the_first_one_sees(tmp_path):
+    with Processes(tmp_path, 2, 1, lambda address, process: ["-c", AGREE, address, process]) as processes:
+        assert processes.codes(60) == [0, 0], processes.said()
+        assert [last_line(said) for said in processes.said()] == ["[6, 3, 6, None]"] * 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from train import lit
-from vit22b import embedder
+from train import lit, locked
 from vit22b.checkpoint import load
 from vit22b.space import space_id
 from vit22b.tokenizer import Tokenizer
@@ -47,19 +46,28 @@ def test_the_temperature_starts_at_ten_and_the_loss_falls(tuned):
 def test_training_reads_no_image_twice(pretrained, digits, tmp_path, monkeypatch):
     """Embeddings are computed once, beforehand: 6 epochs read as many files as there are images."""
     read = []
-    real = embedder.image_batches
+    real = locked.image_batches
 
     def counted(paths, preprocess, batch):
         for pixels in real(paths, preprocess, batch):
             read.append(len(pixels))
             yield pixels
 
-    monkeypatch.setattr(embedder, "image_batches", counted)
+    monkeypatch.setattr(locked, "image_batches", counted)
     settings = lit.Settings(
         checkpoint=pretrained, data=digits / "train", workdir=tmp_path, steps=6, batch=400, vocabulary=300
     )
     lit.tune(settings)
     assert sum(read) == 400
+
+
+@pytest.mark.parametrize("flag", ["--eval_every", "--signals_every", "--keep_best"])
+def test_a_flag_that_could_do_nothing_is_none(flag, pretrained, digits, tmp_path, run_program, capsys):
+    arguments = ["--checkpoint", pretrained, "--data", digits / "train", "--workdir", tmp_path, flag, 1]
+    assert run_program(lit.tune, lit.Settings, *arguments) == 2
+    told = capsys.readouterr().err
+    assert "Unrecognized options" in told
+    assert flag in told
 
 
 @pytest.mark.parametrize(
@@ -69,6 +77,7 @@ def test_training_reads_no_image_twice(pretrained, digits, tmp_path, monkeypatch
         ({"--batch": "500"}, "--batch is 500, but there are 400 pairs"),
         ({"--vocabulary": "10"}, "vocabulary is 10; expected at least 258"),
         ({"--checkpoint": "nothing"}, "no checkpoint in {checkpoint}"),
+        ({"--mesh": "8x1", "--batch": "12"}, "--batch 12 does not divide over the 8 devices"),
         ({"--accumulate": "2"}, "--accumulate is 2, but the contrastive loss is over the whole batch"),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.towers import BATCH, HEAD, PREPROCESS, SETTINGS, STEPS, random_batch, training
+from train import resume
 from train.input import index_batches
 from train.loop import train
 from train.optimizer import schedule
@@ -195,7 +197,9 @@ def diverging(name, steps):
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 def test_too_many_skipped_steps_in_a_row_stop_the_run(go, tmp_path, name):
-    last = re.escape(f"the last good checkpoint is {tmp_path}/checkpoints/4. Lower --peak")
+    last = re.escape(
+        f"the last good checkpoint is {tmp_path}/checkpoints/4. Look at those records; or say --allow_changes with a"
+    )
     records = r"its batch is 5-0.png, .*, 5-7.png; "
     with pytest.raises(
         FloatingPointError, match=f"{name} is nan at step 5, the last of 2 such steps in a row; {records}{last}"
@@ -219,7 +223,7 @@ def test_a_continued_run_counts_the_skipped_steps_before_it(go, tmp_path):
 def test_a_run_with_other_settings_is_not_continued(uninterrupted, subtests):
     workdir, _, _, _ = uninterrupted
     mesh = training().mesh
-    run = Run(steps=STEPS + 1, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
+    run = Run(steps=STEPS, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
     others = {
         "config.image.depth: 2 there, 12 here": {"config": dataclasses.replace(HEAD, image=vit("Ti"))},
         "preprocess.resolution: 28 there, 32 here": {"preprocess": dataclasses.replace(PREPROCESS, resolution=32)},
@@ -233,7 +237,7 @@ def test_a_run_with_other_settings_is_not_continued(uninterrupted, subtests):
             train(task(**changes), run, mesh)
         assert str(raised.value).startswith(f"{workdir} holds a run with other settings:")
         assert str(raised.value).endswith("or give another --workdir")
-    for name, value in (("seed", 6), ("batch", 2 * BATCH)):
+    for name, value in (("seed", 6), ("batch", 2 * BATCH), ("steps", STEPS + 1)):
         with pytest.raises(ValueError, match=f"{name}: {getattr(run, name)} there, {value} here"):
             train(task(), dataclasses.replace(run, **{name: value}), mesh)
     with pytest.raises(ValueError, match=r"examples: 24 there, 1 here"):
@@ -280,14 +284,79 @@ def test_signals_are_logged_by_layer_when_they_are_due(go, tmp_path):
     assert [len(line["layer_grad_norm"]) for line in found] == [HEAD.image.depth] * 6
 
 
+def test_signals_that_are_due_have_a_line_of_their_own(go, tmp_path):
+    fields = {"probe": lambda *_: {"max_logit": jnp.array([1.0])}}
+    go(tmp_path, fields=fields, signals_every=2, log_every=3)
+    assert [(line["step"], "max_logit" in line) for line in metrics(tmp_path)] == [
+        (2, True),
+        (3, False),
+        (4, True),
+        (6, True),
+    ]
+
+
 def test_a_profile_is_written_of_the_steps_that_it_names(go, tmp_path):
     go(tmp_path, profile="2:3")
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
     assert trace.stat().st_size > 0
 
 
+def test_what_the_profiler_takes_is_no_time_of_a_step(go, tmp_path, monkeypatch):
+    """On a clock on which every reading takes a millisecond, and the profiler 100 s."""
+    now = types.SimpleNamespace(seconds=0.0)
+
+    def take(seconds):
+        now.seconds += seconds
+        return now.seconds
+
+    monkeypatch.setattr("train.clock.time", types.SimpleNamespace(perf_counter=lambda: take(0.001)))
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(f"jax.profiler.{name}", lambda *_: take(100.0))
+    go(tmp_path, profile="2:3")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["images_per_second"] > BATCH for line in lines)
+
+
+def test_a_run_that_begins_inside_the_window_traces_the_rest(go, uninterrupted, tmp_path, capsys):
+    shutil.copytree(uninterrupted[0] / "checkpoints" / "3", tmp_path / "checkpoints" / "3")
+    start, _, _ = go(tmp_path, profile="2:5")
+    assert start == 3
+    assert capsys.readouterr().out.count("the profiler's trace") == 1
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_a_run_that_is_beyond_its_end_says_so(uninterrupted):
     workdir, _, _, _ = uninterrupted
-    run = Run(steps=STEPS - 1, batch=BATCH, seed=5, workdir=workdir, log_every=1, save_every=3, keep=9)
-    with pytest.raises(ValueError, match=f"has taken {STEPS} steps already; give more --steps"):
+    run = Run(steps=STEPS - 1, batch=BATCH, seed=5, workdir=workdir, keep=9, allow_changes=True)
+    told = f"has taken {STEPS} steps already, --steps is {STEPS - 1}; give more with --allow_changes, or another"
+    with pytest.raises(ValueError, match=told):
         train(task(), run, training().mesh)
+
+
+def test_a_run_is_made_longer_when_it_is_said_to_be(go, uninterrupted, tmp_path, capsys):
+    shutil.copytree(uninterrupted[0] / "checkpoints", tmp_path / "checkpoints")
+    start, saved, _ = go(tmp_path, steps=STEPS + 2, allow_changes=True)
+    assert (start, saved) == (STEPS, [STEPS + 2])
+    assert f"steps: {STEPS} there, {STEPS + 2} here" in capsys.readouterr().err
+
+
+def test_the_description_is_read_of_the_step_that_is_restored(uninterrupted, tmp_path):
+    """Another host may see a later step than the first one does; that is not looked at."""
+    shutil.copytree(uninterrupted[0] / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "6" / "model" / "model.json").write_text("{}")
+    run = Run(steps=STEPS, batch=BATCH, seed=5, workdir=tmp_path, keep=9)
+    with pytest.MonkeyPatch.context() as patch, Checkpoints(tmp_path) as checkpoints:
+        patch.setattr(checkpoints, "latest", lambda: 3)
+        assert resume.begin_or_continue(task(), run, checkpoints).step == 3
+
+
+@pytest.mark.parametrize("keep_best", [0, 1])
+def test_a_run_whose_evaluation_fails_has_saved_its_step(go, tmp_path, keep_best):
+    def evaluator(_):
+        raise ValueError("this image was overwritten")
+
+    fields = {"evaluators": {"eval": evaluator}, "best": "eval/top1"}
+    with pytest.raises(ValueError, match="this image was overwritten"):
+        go(tmp_path, fields=fields, eval_every=2, save_every=4, keep_best=keep_best)
+    assert steps_on_disk(tmp_path) == [2]
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]

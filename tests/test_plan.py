@@ -1,13 +1,17 @@
 import json
+import re
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import jax
 import pytest
 
 from train import plan, topology
 from train.abstract_step import Planned
 from train.compilation import Program
 from train.compute import Compute
-from train.prediction import predict, question
+from train.hlo_module import parse
+from train.prediction import impossible, keep, layer_bodies, predict, question, read_rows
 
 RECORDED = Path(__file__).parent / "hlo"  # made by tests/hlo/record.py, on the mesh of RUN
 RUN = Planned(size="mu", topology="v5p:2x2x2", batch=64, classes=10, compute=Compute(mesh="4x2", parallel="ring"))
@@ -63,6 +67,40 @@ def test_a_program_without_the_two_loops_has_no_layer():
     assert predict(deeper, compiled("synchronous"))["layer"] is None
 
 
+def loop(name, body):
+    config = 'backend_config={"known_trip_count":{"n":"4"}}'
+    return f"  %{name} = bf16[8,8] while(%p), condition=%goes_on, body=%{body}, {config}"
+
+
+def computation(name, *lines):
+    return "\n".join([f"%{name} (p: bf16[8,8]) -> bf16[8,8] {{", "  %p = bf16[8,8] parameter(0)", *lines, "}"])
+
+
+def test_the_layers_are_the_innermost_loops_where_a_batch_has_as_many_parts_as_there_are_layers():
+    matmul = "  %c = bf16[8,8] convolution(%p, %p), dim_labels=bf_io->bf"
+    module = parse(
+        "\n".join(
+            [
+                "HloModule accumulated, is_scheduled=true",
+                computation("goes_on"),
+                computation("forward", matmul),
+                computation("backward", matmul),
+                computation("part", loop("f", "forward"), loop("b", "backward")),
+                "ENTRY " + computation("main", loop("parts", "part")),
+            ]
+        )
+    )
+    assert [body.name for body in layer_bodies(module, 4)] == ["forward", "backward"]
+    assert layer_bodies(module, 5) == []
+
+
+def test_a_plan_says_when_the_program_has_no_layer(capsys):
+    plan.show({**predict(RUN, compiled("asynchronous")), "layer": None}, plan.Console(width=200))
+    out = capsys.readouterr().out
+    assert "the program has no two loops over the layers" in out
+    assert "predicted: " in out
+
+
 def test_a_closed_form_is_of_the_rings_alone():
     gspmd = RUN.with_compute(parallel="gspmd")
     assert predict(gspmd, compiled("synchronous"))["layer"]["ring_bytes_closed_form"] is None
@@ -101,6 +139,18 @@ def test_without_libtpu_the_answer_is_a_closed_form_and_says_so(run_program, cap
     out = capsys.readouterr().out
     assert "1509.9" in out
     assert "These are closed forms: libtpu is not installed, so nothing was compiled" in out
+    assert "pip install 'jax[tpu]'" in out
+
+
+@pytest.mark.usefixtures("without_libtpu")
+def test_without_libtpu_a_mesh_that_divides_no_parameter_is_told(run_program, capsys):
+    assert run_program(plan.main, plan.Settings, "--size", "Ti") == 2
+    assert re.search(r"error: image/blocks/\S+ has shape .* does not divide over 4 devices", capsys.readouterr().err)
+
+
+def test_a_bare_plan_is_of_a_batch_that_fits(monkeypatch, run_program):
+    monkeypatch.setattr(topology, "has_compiler", lambda: False)
+    assert run_program(plan.main, plan.Settings) == 0
 
 
 @pytest.mark.usefixtures("without_libtpu")
@@ -109,6 +159,55 @@ def test_without_libtpu_a_search_shows_the_closed_forms_of_every_mesh(run_progra
     out = capsys.readouterr().out
     assert all(f"{mesh} " in out for mesh in ("64x1", "32x2", "16x4", "8x8", "4x16"))
     assert "These are closed forms" in out
+
+
+@pytest.mark.usefixtures("without_libtpu")
+def test_a_search_does_not_look_at_the_mesh_that_is_set(run_program, capsys):
+    flags = ["--topology", "v4:8x8x16", "--batch", 65_536, "--accumulate", 4, "--search"]
+    assert run_program(plan.main, plan.Settings, *flags) == 0
+    out = capsys.readouterr().out
+    assert all(f"{mesh} " in out for mesh in ("1024x1", "256x4", "64x16"))
+
+
+@pytest.mark.usefixtures("without_libtpu")
+def test_a_search_leaves_out_the_meshes_that_the_batch_does_not_divide_over(run_program, capsys):
+    assert run_program(plan.main, plan.Settings, "--batch", 16, "--search") == 0
+    out = capsys.readouterr().out
+    assert "32x2: --batch 16 does not divide over the 32 devices" in out
+    assert "16x4 " in out
+    assert run_program(plan.main, plan.Settings, "--batch", 17, "--search") == 2
+    assert "the run can be on no mesh of v5p:4x4x4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenProcessPool("a process was killed"),
+        jax.errors.JaxRuntimeError("INTERNAL: the compiler[tpu] failed\nat length"),
+        ValueError("no such mesh"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_mesh_that_the_compiler_fails_on_is_a_row_and_the_search_goes_on(error, tmp_path, monkeypatch, capsys):
+    kept = []
+
+    def answer(run, _):
+        kept.append(read_rows(tmp_path / "search.json"))
+        if run.compute.mesh == "8x1":
+            raise error
+        return compiled("asynchronous")
+
+    monkeypatch.setattr(plan, "compile_apart", answer)
+    runs = [RUN.with_compute(mesh="8x1"), RUN, RUN.with_compute(mesh="2x4")]
+    rows = plan.search(runs, tmp_path, plan.Console(width=200))
+    assert [len(rows) for rows in kept] == [0, 1, 2], "each is kept before the next begins"
+    assert rows == read_rows(tmp_path / "search.json")
+    assert rows[-1] == impossible(runs[0], str(error).splitlines()[0])
+    assert all(row["fits"] for row in rows[:2])
+    told = f"8x1: none: {str(error).splitlines()[0]}\n"
+    assert told in capsys.readouterr().out
+    plan.show_ranking(rows, plan.Console(width=200))
+    assert told.strip().partition(" ")[2] in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("without_libtpu")
@@ -128,8 +227,8 @@ def test_rows_are_ranked_and_those_asked_again_replaced(tmp_path):
     other = predict(RUN.with_compute(mesh="8x1"), refused(REFUSAL))
     assert plan.ranked([other, slow, fast]) == [fast, slow, other]
     path = tmp_path / "tpu" / "search.json"
-    plan.keep([slow, other], path)
-    plan.keep([fast], path)
+    keep([slow, other], path)
+    keep([fast], path)
     kept = json.loads(path.read_text())
     assert [question(row) for row in kept] == [question(other), question(fast)]
     assert kept[1]["predicted_mfu"] == fast["predicted_mfu"]

@@ -1,10 +1,11 @@
 import dataclasses
 import json
+import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import pretrain
@@ -28,8 +29,8 @@ def test_metrics_are_logged_twice_and_alike(pretrained):
     lines = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8, 12]
     assert set(lines[0]) >= {"loss", "grad_norm", "learning_rate", "images_per_second", "input_wait", "train_top1"}
-    events = EventAccumulator(str(pretrained / "tensorboard"), size_guidance={"tensors": 0}).Reload()
-    logged = [tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors("loss")]
+    events = EventAccumulator(str(pretrained / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    logged = [event.value for event in events.Scalars("loss")]
     assert logged == pytest.approx([line["loss"] for line in lines], rel=1e-6)
 
 
@@ -59,6 +60,9 @@ def test_the_loss_starts_at_its_prior_and_falls(pretrained):
         (["--size", "huge"], "unknown size 'huge'; expected one of mu, Ti, S"),
         (["--size", "mu", "--resolution", "30"], "resolution 30 is not a multiple of the patch 4; take 28 or 32"),
         (["--size", "mu", "--mesh", "16x1"], "a mesh of 16x1 needs 16 devices, there are 8"),
+        (["--size", "mu", "--mesh", "4x2", "--batch", "6"], "--batch 6 does not divide over the 4 devices"),
+        (["--size", "mu", "--mesh", "4x2", "--batch", "4", "--parallel", "ring"], "over the 8 devices that --mesh 4x2"),
+        (["--size", "mu", "--batch", "4", "--accumulate", "3"], "in --accumulate 3 parts each; take a multiple of 3"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, digits, tmp_path, run_program, capsys):
@@ -69,6 +73,37 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, digits, tmp
     assert lines[0].startswith("error: ")
     assert message in lines[0]
     assert not (tmp_path / "work").exists()
+
+
+# What `pretrained` was run with.
+FLAGS = ("--size", "mu", "--steps", 12, "--batch", 32, "--warmup", 4, "--cooldown", 4)
+
+
+def test_a_run_is_not_continued_in_another_dtype(pretrained, digits, run_program, capsys):
+    arguments = ["--data", digits / "train", "--workdir", pretrained, *FLAGS, "--dtype", "bfloat16"]
+    assert run_program(pretrain.pretrain, pretrain.Settings, *arguments) == 2
+    differences = capsys.readouterr().err.splitlines()[1:-1]
+    assert differences == ["  recipe.dtype: 'float32' there, 'bfloat16' here"]
+
+
+def test_a_run_is_continued_where_its_data_were_moved_and_not_with_others(
+    pretrained, digits, tmp_path, run_program, capsys
+):
+    """As many images, and the last one is another."""
+    arguments = ["--data", tmp_path / "moved", "--workdir", pretrained, *FLAGS]
+    shutil.copytree(digits / "train", tmp_path / "moved")
+    assert run_program(pretrain.pretrain, pretrain.Settings, *arguments) == 0
+    lines = (tmp_path / "moved" / "metadata.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    (tmp_path / "moved" / last["file_name"]).rename(tmp_path / "moved" / "other.png")
+    changed = [*lines[:-1], json.dumps(last | {"file_name": "other.png"})]
+    (tmp_path / "moved" / "metadata.jsonl").write_text("\n".join(changed) + "\n")
+    assert run_program(pretrain.pretrain, pretrain.Settings, *arguments) == 2
+    differences = capsys.readouterr().err.splitlines()[1:-1]
+    assert len(differences) == 1
+    assert re.fullmatch(
+        r"  recipe.sources: \['400 records \w{8}'\] there, \['400 records \w{8}'\] here", differences[0]
+    )
 
 
 def test_images_without_labels_are_refused(digits, tmp_path, run_program, capsys):

@@ -27,35 +27,32 @@ STEPS = 20
 RATES = {"images_per_second", "input_wait", "tokens_per_second_per_chip"}
 
 
+RUN = {
+    "size": "mu",
+    "pooling": "mean",
+    "head_bias": -2.2,
+    "steps": STEPS,
+    "batch": 16,
+    "log_every": 1,
+    "signals_every": 0,
+    "save_every": 2,
+    "eval_every": STEPS,
+}
+OPTIMIZER = {"peak": 1e-4, "warmup": 4, "cooldown": 4, "ema": 0.9}
+# Rounding moves the first moment, which is bfloat16, by up to this part, and so a weight by this part of its movement.
+SHARE = 2**-8
+
+
 def settings(digits, workdir, **changes):
-    fields = {
-        "data": (str(digits / "train"),),
-        "workdir": workdir,
-        "size": "mu",
-        "pooling": "mean",
-        "head_bias": -2.2,
-        "steps": STEPS,
-        "batch": 16,
-        "log_every": 1,
-        "signals_every": 0,
-        "save_every": 2,
-        "eval_data": digits / "heldout",
-        "eval_every": STEPS,
-        # Rounding moves the first moment, which is bfloat16, by up to 2^-8, and a weight by that part of the rate.
-        "optimizer": Optimizer(peak=1e-4, warmup=4, cooldown=4, ema=0.9),
-    }
-    return pretrain.Settings(**fields | changes)
+    where = {"data": (str(digits / "train"),), "workdir": workdir, "eval_data": digits / "heldout"}
+    return pretrain.Settings(**{**RUN, **where, "optimizer": Optimizer(**OPTIMIZER), **changes})
 
 
 def command(digits, workdir):
     """The same run as a command line."""
-    flags = (
-        f"--data {digits / 'train'} --eval_data {digits / 'heldout'} --eval_every {STEPS}"
-        f" --workdir {workdir} --size mu "
-        f"--pooling mean --head_bias -2.2 --steps {STEPS} --batch 16 --log_every 1 --signals_every 0 --save_every 2 "
-        "--peak 1e-4 --warmup 4 --cooldown 4 --ema 0.9"
-    )
-    return [sys.executable, str(ROOT / "train" / "pretrain.py"), *flags.split()]
+    where = {"data": digits / "train", "workdir": workdir, "eval_data": digits / "heldout"}
+    flags = [f"--{name}={value}" for name, value in {**RUN, **OPTIMIZER, **where}.items()]
+    return [sys.executable, str(ROOT / "train" / "pretrain.py"), *flags]
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +128,22 @@ def test_a_run_is_evaluated_with_its_averaged_weights(digits, uninterrupted):
 
 
 def test_a_run_that_goes_on_on_another_mesh_agrees_after_20_steps(digits, uninterrupted, tmp_path):
-    """On 1x1 to step 4, on 4x2 from there: losses agree to 1e-5, weights to 1e-5 of the largest."""
+    """On 1x1 to step 4, on 4x2 from there: losses agree to 1e-5, weights to 1e-5 of the largest.
+
+    And each leaf to SHARE of its own movement on the way, which is 2e-4 of the largest for some: to 1e-5 of that an
+    update that is wrong by 4% would agree as well.
+    """
     shutil.copytree(uninterrupted / "checkpoints" / "4", tmp_path / "checkpoints" / "4")
     pretrain.pretrain(settings(digits, tmp_path, save_every=STEPS, compute=Compute(mesh="4x2")))
     losses = [line["loss"] for line in logged(tmp_path)]
     np.testing.assert_allclose(losses, [line["loss"] for line in logged(uninterrupted)][4:], rtol=1e-5)
     for item in ("params", "ema"):
-        expected, found = leaves(state(uninterrupted)[item]), leaves(state(tmp_path)[item])
+        begin, expected = (leaves(state(uninterrupted, step)[item]) for step in (4, STEPS))
+        found = leaves(state(tmp_path)[item])
         largest = max(np.abs(leaf).max() for leaf in expected.values())
         for name, leaf in expected.items():
-            np.testing.assert_allclose(found[name], leaf, rtol=0, atol=1e-5 * largest, err_msg=f"{item} {name}")
+            near = min(1e-5 * largest, SHARE * np.abs(leaf - begin[name]).max())
+            np.testing.assert_allclose(found[name], leaf, rtol=0, atol=near, err_msg=f"{item} {name}")
 
 
 MEASURE = """

@@ -36,6 +36,11 @@ def test_a_window_that_is_none_is_shown(text):
         run(profile=text)
 
 
+def test_a_window_beyond_the_run_is_refused():
+    with pytest.raises(ValueError, match="--profile is 10:15, beyond the run's --steps 14; name steps that it has"):
+        run(profile="10:15", steps=14)
+
+
 def test_a_window_is_two_steps():
-    assert run(profile="10:15").profile_window == (10, 15)
+    assert run(profile="10:15", steps=15).profile_window == (10, 15)
     assert run().profile_window is None

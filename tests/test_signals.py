@@ -46,6 +46,22 @@ def test_at_a_high_rate_logits_grow_without_qk_normalisation_and_not_with_it():
     assert (after < 2 * before).all()
 
 
+def test_the_probe_looks_at_no_more_rows_than_a_step_computes_at_once():
+    """Of 8 rows on 2 devices in 2 parts those at 0, 1, 4 and 5: each device's first half."""
+    mesh = sharding.make_mesh(2, 1)
+    rows = np.arange(8)
+    first = np.isin(rows, (0, 1, 4, 5))
+    params = random_params(HEAD)
+    graph = model.abstract(HEAD)[0]
+    observe = probe(graph, PREPROCESS, Execution(mesh=mesh), accumulate=2)
+    pixels = random_batch()["pixels"]
+    found = observe(params, {"pixels": pixels})
+    without = np.where(first[:, None, None, None], pixels, 0).astype(np.uint8)
+    jax.tree.map(np.testing.assert_array_equal, observe(params, {"pixels": without}), found)
+    expected = probe(graph, PREPROCESS, Execution())(params, {"pixels": pixels[first]})
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), found, expected)
+
+
 def test_a_layers_norm_is_over_all_that_it_has():
     gradients = random_params(HEAD)
     found = gradient_norms(gradients)["layer_grad_norm"]

@@ -1,5 +1,6 @@
 """Every source gives the same examples as the folder that it was made from."""
 
+import errno
 import io
 import itertools
 import json
@@ -15,8 +16,9 @@ from webdataset import TarWriter
 
 from tests.pictures import encoded, picture
 from train.input import Augment, Order, training_batches
-from train.mixture import Mixture, open_source
+from train.mixture import Mixture, open_mixture
 from train.sources.example import Example
+from train.sources.opening import open_source
 from train.sources.records import write_records
 from train.sources.tars import write_tar
 from vit22b.config import Preprocess
@@ -80,30 +82,29 @@ def tars(root, examples):
     return f"tar:{path}/*.tar"
 
 
-@pytest.fixture(scope="module")
-def split(root, folder, examples):
-    """A data set of tfds, prepared by its own writer from the very files, in their order."""
+def write_split(data_dir, labels, rows):
+    """A data set of tfds, prepared by its own writer, in the order of the rows: (file, caption, labels)."""
     features = tfds.features.FeaturesDict(
-        {
-            "caption": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=CLASSES)),
-        }
+        {"caption": tfds.features.Text(), "image": tfds.features.Image(shape=(None, None, 3)), "labels": labels}
     )
-    rows = [
-        (i, {"image": str(folder / example.name), "caption": example.caption, "labels": list(example.labels)})
-        for i, example in enumerate(examples)
-    ]
+    values = [dict(zip(("image", "caption", "labels"), row, strict=True)) for row in rows]
     tfds.dataset_builders.store_as_tfds_dataset(
         "pictures",
         "1.0.0",
         features,
-        {"train": rows},
-        data_dir=root / "tfds",
+        {"train": list(enumerate(values))},
+        data_dir=data_dir,
         file_format="array_record",
         disable_shuffling=True,
     )
-    return f"tfds:pictures/train@{root / 'tfds'}"
+    return f"tfds:pictures/train@{data_dir}"
+
+
+@pytest.fixture(scope="module")
+def split(root, folder, examples):
+    labels = tfds.features.Sequence(tfds.features.ClassLabel(names=CLASSES))
+    rows = [(str(folder / example.name), example.caption, list(example.labels)) for example in examples]
+    return write_split(root / "tfds", labels, rows)
 
 
 @pytest.fixture(params=["records", "tars", "split"])
@@ -141,6 +142,19 @@ def test_part_of_a_tfds_split_is_a_source(split, examples):
     name, _, data_dir = split.partition("@")
     part = open_source(f"{name}[3:6]@{data_dir}")
     assert [part[i].image_bytes for i in range(len(part))] == [example.image_bytes for example in examples[3:6]]
+
+
+def test_a_record_that_tfds_gives_no_label_has_none_and_a_number_of_no_class_is_told_by_its_record(tmp_path, folder):
+    rows = [(str(folder / "00.png"), "a", label) for label in (-1, 2)]
+    name = write_split(tmp_path, tfds.features.ClassLabel(names=CLASSES), rows)
+    assert [open_source(name)[i].labels for i in range(2)] == [(), ("dog",)]
+    # The classes as of another version than the records.
+    written = tmp_path / "pictures" / "1.0.0"
+    (written / "labels.labels.txt").write_text("bird\ncat\n")
+    features = (written / "features.json").read_text()
+    (written / "features.json").write_text(features.replace('"numClasses": "3"', '"numClasses": "2"'))
+    with pytest.raises(ValueError, match=r"tfds:pictures/train, record 1: its label 2 is none of the 2 classes"):
+        open_source(name)[1]
 
 
 def write_wds(path, *samples):
@@ -194,6 +208,62 @@ def test_the_index_goes_to_the_cache_where_the_tars_lie_read_only(tmp_path, monk
     assert not list(tmp_path.glob(".vit22b-*.npz"))
 
 
+def test_the_index_is_as_readable_as_any_file_and_what_was_begun_is_taken_away(tmp_path, monkeypatch):
+    name = write_wds(tmp_path / "a.tar", {"__key__": "a", "png": png()})
+
+    def full(file, **_):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="No space left"):
+            open_source(name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+    open_source(name)
+    (index,) = tmp_path.glob(".vit22b-*.npz")
+    assert index.stat().st_mode == (tmp_path / "a.tar").stat().st_mode
+
+
+def test_an_index_that_cannot_be_read_is_made_again_in_the_cache(tmp_path, monkeypatch):
+    name = write_wds(tmp_path / "a.tar", {"__key__": "a", "png": png()})
+    open_source(name)
+    (index,) = tmp_path.glob(".vit22b-*.npz")
+    index.unlink()
+    index.mkdir()  # root may read every file
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        assert open_source(name)[0].image_bytes == png()
+        (made,) = (tmp_path / "cache" / "vit22b").iterdir()
+        assert made.name == index.name
+
+
+@pytest.mark.parametrize("other", ["cat\nbird\ndog\n", None])
+def test_files_of_folders_that_name_their_classes_differently_are_no_source(tmp_path, other):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_wds(tmp_path / name / "a.tar", {"__key__": "a", "png": png(), "cls": 2})
+        write_labels(tmp_path / name)
+    assert len(open_source(f"tar:{tmp_path}/*/a.tar")) == 2
+    (tmp_path / "b" / "labels.txt").unlink()
+    if other:
+        (tmp_path / "b" / "labels.txt").write_text(other)
+    with pytest.raises(
+        ValueError, match=r"a/labels\.txt and .*b/labels\.txt are not alike, or one is missing; put the "
+    ):
+        open_source(f"tar:{tmp_path}/*/a.tar")
+
+
+def test_a_source_says_where_a_source_of_its_kind_has_its_labels(folder, records, tars, split):
+    mixture = open_mixture([f"1*{name}" for name in (folder, records, tars, split, folder)])
+    assert mixture.where_labels == (
+        'a sub-folder for each class, or a metadata.jsonl with "labels" on its lines; or '
+        "a feature image/labels in each record, and a labels.txt beside the files; or "
+        'a cls file in each sample, or a json with "labels"; or '
+        "a feature that is a ClassLabel, or a sequence of them"
+    )
+
+
 def test_a_tar_that_has_become_shorter_is_told_by_the_record(tmp_path):
     name = write_wds(tmp_path / "a.tar", {"__key__": "a", "png": png()})
     source = open_source(name)
@@ -242,13 +312,19 @@ def test_a_compressed_tar_is_an_error(tmp_path):
         open_source(f"tar:{tmp_path}/a.tar")
 
 
+LISTS = {
+    bytes: ("bytes_list", tf.train.BytesList),
+    int: ("int64_list", tf.train.Int64List),
+    float: ("float_list", tf.train.FloatList),
+}
+
+
 def write_examples(path, *examples):
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for features in examples:
         feature = {}
         for name, values in features.items():
-            kind = tf.train.BytesList if isinstance(values[0], bytes) else tf.train.Int64List
-            field = "bytes_list" if kind is tf.train.BytesList else "int64_list"
+            field, kind = LISTS[type(values[0])]
             feature[name] = tf.train.Feature(**{field: kind(value=values)})
         writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
     writer.close()
@@ -269,6 +345,14 @@ def test_records_may_give_classes_by_number(tmp_path):
     [
         ({"image": [b"a"], "label": [3]}, "a, record 1: its label 3 is none of the 3 classes"),
         ({"image": [b"a"], "label": [b"cow"]}, "a, record 1: its label 'cow' is none of the 3 classes"),
+        (
+            {"image": [b"a"], "label": [1.0]},
+            r"a, record 1: its label 1\.0 is a float; expected bytes, a name, or int64",
+        ),
+        ({"image": [b"a"], "label": [b"\xff"]}, "a, record 1: 'utf-8' codec can't decode byte 0xff"),
+        ({"image": [b"a"], "caption": [b"\xff"]}, "a, record 1: 'utf-8' codec can't decode byte 0xff"),
+        ({"image": [b"a"], "caption": [3]}, "a, record 1: its feature image/caption or caption is not one bytes value"),
+        ({"image": [1.0]}, "a, record 1 has no feature image/encoded or image with one bytes value"),
         ({"label": [0]}, "a, record 1 has no feature image/encoded or image with one bytes value"),
     ],
 )

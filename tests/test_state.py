@@ -10,7 +10,7 @@ import pytest
 from tests.towers import BATCH, HEAD, IMAGE, PREPROCESS, places, random_batch, random_params, shapes, training
 from train import optimizer
 from train.pretrain import sigmoid_loss
-from train.state import _accumulated, _parts, abstract_state, init_state, make_step
+from train.state import _accumulated, abstract_state, in_parts, init_state, make_step
 from vit22b import model, sharding
 from vit22b.config import ModelConfig
 from vit22b.tree import leaves
@@ -111,9 +111,9 @@ def compiled(parts, ema=0.0, mesh=(1, 1)):
 def test_the_accumulated_gradient_equals_that_of_the_large_batch(gradient, parts, mesh):
     run = training(*mesh)
     whole = jax.value_and_grad(loss_of_head(), has_aux=True)
-    in_parts = jax.jit(_accumulated(whole, places(run.target.params), parts))
+    accumulated = jax.jit(_accumulated(whole, places(run.target.params), parts))
     batch = jax.device_put(random_batch(), sharding.batch_sharding(run.mesh))
-    (value, further), gradients = in_parts(run.start().params, batch)
+    (value, further), gradients = accumulated(run.start().params, batch)
     (expected, expected_further), expected_gradients = gradient(random_params(HEAD))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(further["train_top1"], expected_further["train_top1"], rtol=1e-6)
@@ -142,7 +142,7 @@ def test_a_run_in_parts_on_a_mesh_agrees_with_one_of_large_batches_on_one_device
 def test_the_parts_of_a_batch_do_not_move_between_devices():
     run = training(4, 2)
     batch = jax.ShapeDtypeStruct((16, 3), jnp.float32, sharding=sharding.batch_sharding(run.mesh))
-    parts = jax.jit(lambda leaf: _parts(leaf, 2, run.mesh)).lower(batch).compile()
+    parts = jax.jit(lambda leaf: in_parts(leaf, 2, run.mesh)).lower(batch).compile()
     assert not re.search("all-|collective-|reduce-scatter", parts.as_text())
     rows = jnp.arange(48.0).reshape(16, 3)
     found = np.asarray(parts(jax.device_put(rows, batch.sharding)))

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,16 @@ def test_a_loop_is_its_body_as_often_as_it_runs():
     inside = sum(timeline(module, body, V5P, MESH).matmul_ms * trips for ((body, trips),) in bodies)
     assert [trips for ((_, trips),) in bodies] == [4, 4]
     assert whole.matmul_ms == pytest.approx(inside)
+
+
+def test_a_loop_of_unknown_length_counts_once_and_is_told():
+    text = (RECORDED / "asynchronous.txt").read_text()
+    unknown = re.sub(r'"known_trip_count":\{"n":"4"\}', '"known_trip_count":{}', text).replace(
+        "direction=LT", "direction=NE"
+    )
+    known, once = (timeline(module, module.main, V5P, MESH) for module in (parse(text), parse(unknown)))
+    assert once.matmul_ms == pytest.approx(known.matmul_ms / 4)
+    assert once.unestimated == known.unestimated + 2
 
 
 def test_a_chip_without_a_clock_has_no_timeline():

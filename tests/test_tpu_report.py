@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tpu_report
+from tests.documented import documented, fields
 from train import topology
 from train.abstract_step import Planned
 from train.compilation import Program
 from train.compute import Compute
-from train.prediction import predict
+from train.prediction import impossible, predict
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "tests" / "hlo" / "asynchronous.txt").read_text()
@@ -41,9 +42,44 @@ def test_every_row_is_a_run_that_can_be():
 
 
 def test_the_report_has_what_fits_and_search_what_does_not(row, refused, tmp_path):
-    tpu_report.write([row, refused], tmp_path)
+    runs = (SMALL, SMALL.with_compute(mesh="8x1"))
+    refused = {**refused, "mesh": "8x1"}
+    for one in (row, refused):
+        tpu_report.write([one], tmp_path, runs)
     assert json.loads((tmp_path / "report.json").read_text()) == [row]
     assert json.loads((tmp_path / "search.json").read_text()) == [refused]
+
+
+def test_a_report_that_is_interrupted_keeps_the_other_rows_and_no_stale_ones(row, refused, tmp_path):
+    runs = tuple(SMALL.with_compute(mesh=mesh) for mesh in ("8x1", "4x2", "2x4"))
+    first, second, third = ({**row, "mesh": run.compute.mesh} for run in runs)
+    tpu_report.write([third, first, second], tmp_path, runs)
+    again = {**second, "predicted_mfu": 0.5}
+    tpu_report.write([again], tmp_path, runs)
+    assert json.loads((tmp_path / "report.json").read_text()) == [first, again, third]
+    tpu_report.write([{**refused, "mesh": "8x1"}], tmp_path, runs[:2])
+    assert json.loads((tmp_path / "report.json").read_text()) == [again], (
+        "the first fits no more, the third is not asked"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "search.json"}
+
+
+def test_ci_compiles_one_row_and_leaves_every_report_as_it_is(tmp_path, monkeypatch, run_program):
+    (tmp_path / "report.json").write_text("[]")
+    monkeypatch.setattr(topology, "has_compiler", lambda: True)
+    monkeypatch.setattr(tpu_report, "CI", SMALL)
+    monkeypatch.setattr(tpu_report, "compile_apart", lambda *_: Program(10**15, 1.0, 10**9, 10**9, TEXT, ""))
+    run_program(tpu_report.main, tpu_report.Settings, "--ci", "--folder", tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.json": "[]"}
+
+
+def test_a_row_that_fits_without_a_layer_misses_a_goal_and_is_shown(row, capsys):
+    without = {**row, "layer": None}
+    without["goals_missed"] = tpu_report.missed(without)
+    assert without["goals_missed"] == ["layer is known"]
+    assert tpu_report.check(without) == 1
+    tpu_report.show([without])
+    assert "not reached: layer is known" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -82,11 +118,13 @@ def test_a_report_is_shown_with_what_was_not_reached(row, refused, capsys):
     assert "not reached: fits" in out
 
 
-def test_every_field_of_a_row_is_in_the_docs(row):
-    text = (ROOT / "docs" / "reports.md").read_text()
-    for names in (row, row["layer"], row["layer"]["collectives"][0], row["step"]):
-        for name in names:
-            assert name in text, name
+def test_the_docs_have_the_fields_of_a_row_and_no_others(row):
+    assert documented("build/tpu/report.json") == fields(row)
+
+
+def test_every_row_has_every_field(row, refused):
+    assert set(refused) == set(row)
+    assert set(impossible(SMALL, "it cannot be")) == set(row) - {"goals_missed"}
 
 
 def test_without_the_compiler_the_remedy_is_told(monkeypatch, run_program, capsys):

@@ -6,7 +6,6 @@ train/plan.py compiles is made here of the functions that train/pretrain.py runs
 
 import dataclasses
 import math
-import re
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from train.state import Step, TrainState, abstract_state, make_step
 from train.topology import abstract_mesh, parse_topology
 from vit22b import model
 from vit22b.config import ModelConfig, Preprocess, vit
-from vit22b.sharding import batch_sharding
+from vit22b.sharding import batch_sharding, parse_mesh
 
 _STEPS = 177_000  # the schedule is part of the program, its length is not
 
@@ -33,7 +32,7 @@ class Planned:
     """Name of the size: mu, Ti, S, M, B, L, So400m, H, g, G, e, 22b."""
     topology: str = "v5p:4x4x4"
     """CHIP:AxBxC, the chips and their torus: v4:8x8x16, v5p:4x4x4, v5e:16x16, v6e:16x16."""
-    batch: int = 65_536
+    batch: int = 2048
     """Images a step."""
     classes: int = 29_593
     """Outputs of the head; the paper's by default."""
@@ -43,16 +42,16 @@ class Planned:
     def __post_init__(self) -> None:
         chips, (data, model_axis) = self.chips, self.shape
         if data * model_axis != chips:
+            likely, few, _ = parse_mesh("2d", chips)
             raise ValueError(
                 f"--mesh {self.compute.mesh} has {data * model_axis} devices, {self.topology} has {chips}; take a mesh "
-                f"of {chips}, such as {max(chips // 4, 1)}x{min(chips, 4)}"
+                f"of {chips}, such as {likely}x{few}"
             )
-        parts = chips * self.compute.accumulate
-        if self.batch < 1 or self.batch % parts:
-            raise ValueError(
-                f"--batch {self.batch} does not divide over {chips} chips in --accumulate {self.compute.accumulate} "
-                f"parts; take a multiple of {parts}"
-            )
+        if (self.compute.parallel, self.compute.remat) == ("ring", "offload"):
+            raise ValueError("--remat offload is of --parallel gspmd; with ring take full, dots or none")
+        if self.batch < 1:
+            raise ValueError(f"--batch is {self.batch}; expected 1 or more")
+        self.compute.check_batch(self.batch, abstract_mesh(data, model_axis))
 
     @property
     def chips(self) -> int:
@@ -64,17 +63,16 @@ class Planned:
         """The mesh, data and model.
 
         Raises:
-            ValueError: the mesh is not two numbers.
+            ValueError: the mesh is none.
         """
-        found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", self.compute.mesh)
-        if not found:
-            raise ValueError(f"--mesh is {self.compute.mesh!r}; expected DATAxMODEL, such as 16x4")
-        return int(found[1]), int(found[2])
+        data, model_axis, _ = parse_mesh(self.compute.mesh, self.chips)
+        return data, model_axis
 
     @property
-    def images_per_chip(self) -> int:
-        """Of a step."""
-        return self.batch // self.chips
+    def images_per_chip(self) -> int | float:
+        """Of a step; chips along the mesh axis model may share one."""
+        whole, rest = divmod(self.batch, self.chips)
+        return self.batch / self.chips if rest else whole
 
     @property
     def config(self) -> ModelConfig:
@@ -98,7 +96,11 @@ def abstract_arguments(run: Planned, mesh: Mesh | AbstractMesh | None = None) ->
     """
     mesh = mesh or abstract_mesh(*run.shape)
     target = abstract_state(
-        lambda key: model.init(run.config, key), make(run.optimizer, _STEPS), mesh, run.optimizer.ema > 0
+        lambda key: model.init(run.config, key),
+        make(run.optimizer, _STEPS),
+        mesh,
+        run.optimizer.ema > 0,
+        run.compute.rules,
     )
     place, side = batch_sharding(mesh), run.config.image.resolution
     batch = {

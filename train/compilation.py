@@ -2,7 +2,7 @@
 
 Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. A step
 of 22B takes the compiler minutes and gigabytes, so that answers are kept by what was asked: the program's own text, the
-compiler's options and version.
+chips and their order in the mesh, the compiler's options and version.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import jax
 from train import topology
 from train.abstract_step import Planned, trace_step
 from train.arithmetic import matmul_flops
+from vit22b.chips import Chip
 from vit22b.sharding import make_mesh
 
 
@@ -56,12 +57,15 @@ def compile_step(run: Planned, cache: Path | None = None) -> Program:
         ValueError: the topology, the mesh or the batch cannot be.
     """
     chip, _ = topology.parse_topology(run.topology)
-    traced = trace_step(run, make_mesh(*run.shape, topology.devices(run.topology)))
-    lowered = traced.lower()
-    path = cache and cache / f"{_key(lowered.as_text(), run.topology, chip.compiler_options)}.json.gz"
+    mesh = make_mesh(*run.shape, topology.devices(run.topology))
+    traced = trace_step(run, mesh)
+    lowered, flops = traced.lower(), matmul_flops(traced.jaxpr.jaxpr)
+    order = [device.id for device in mesh.devices.flat]
+    path = cache and cache / f"{_key(lowered.as_text(), run.topology, chip, order)}.json.gz"
     if path and path.exists():
-        return Program(**json.loads(gzip.decompress(path.read_bytes())))
-    program = _compile(lowered, matmul_flops(traced.jaxpr.jaxpr))
+        # The FLOPs are counted anew: they are ours, not the compiler's.
+        return Program(**{**json.loads(gzip.decompress(path.read_bytes())), "flops": flops})
+    program = _compile(lowered, flops)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -102,6 +106,8 @@ def _compile(lowered: jax.stages.Lowered, flops: int) -> Program:
     )
 
 
-def _key(text: str, topology_name: str, options: Mapping[str, str]) -> str:
-    asked = (text, topology_name, sorted(options.items()), jax.__version__, importlib.metadata.version("libtpu"))
+def _key(text: str, topology_name: str, chip: Chip, order: Sequence[int]) -> str:
+    """Of all that the compiler is given; a program's text does not say which device has which place in the mesh."""
+    versions = jax.__version__, importlib.metadata.version("libtpu")
+    asked = (text, topology_name, sorted(chip.compiler_options.items()), *versions, chip.config_name, list(order))
     return hashlib.sha256(repr(asked).encode()).hexdigest()[:24]

@@ -13,10 +13,8 @@ from typing import Any
 import jax
 
 from train.abstract_step import Planned, abstract_arguments
-from vit22b.execution import Remat
-
-_ACTIVATION, _MASTER = 2, 4  # bytes of bfloat16 and of float32
-RINGS = 5  # a layer: in and out, the input's again for the weights' gradient, and the two of the cotangents
+from train.compute import Compute
+from vit22b.asynchronous import RINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,26 +51,33 @@ def footprint(run: Planned) -> Footprint:
     image = run.config.image
     d, f, n = image.width, image.mlp_dim, image.tokens
     _, model = run.shape
-    tokens = run.images_per_chip // run.compute.accumulate * n
+    tokens, itemsize = run.batch * n // (run.chips * run.compute.accumulate), _itemsize(run.compute)
     kernels = 4 * d * d + 2 * d * f
     # Each gathered weight is there for this layer and for the next, and its gradient once.
-    weights = 3 * kernels // model * _ACTIVATION
+    weights = 3 * kernels // model * itemsize
     # Inputs and outputs of the two fused matmuls, of a data shard's tokens: values and cotangents; with the rings each
     # once more, in the pieces that travel and joined for the weights' gradient.
     copies = 4 if run.compute.parallel == "ring" else 2
-    activations = copies * tokens * (2 * d * model + 4 * d + 2 * f) * _ACTIVATION
+    activations = copies * tokens * (2 * d * model + 4 * d + 2 * f) * itemsize
     parts = run.compute.accumulate
     return Footprint(
         arguments=state + batch,
         gradients=params * (1 if parts == 1 else 2),
-        saved=image.depth * tokens * _kept(run.compute.remat, d, f, image.heads, n) * _ACTIVATION,
+        saved=image.depth * tokens * _kept(run.compute, d, f, image.heads, n) * itemsize,
         working=weights + activations,
     )
 
 
-def _kept(remat: Remat, d: int, f: int, h: int, n: int) -> int:
+def _itemsize(compute: Compute) -> int:
+    """Bytes of an activation and of a gathered weight; auto is bfloat16, as these are TPUs."""
+    return 4 if compute.dtype == "float32" else 2
+
+
+def _kept(compute: Compute, d: int, f: int, h: int, n: int) -> int:
     """Numbers that a layer keeps of a token: its input, and by policy the linear layers' outputs, and all the rest."""
-    return {"full": d, "offload": d, "dots": d + 3 * d + f, "none": d + 3 * d + f + 4 * d + f + 2 * h * n}[remat]
+    dots = d + 3 * d + f
+    everything = dots if compute.parallel == "ring" else dots + 4 * d + f + 2 * h * n
+    return {"full": d, "offload": d, "dots": dots, "none": everything}[compute.remat]
 
 
 @functools.lru_cache(maxsize=16)
@@ -95,7 +100,7 @@ def ring_bytes(run: Planned) -> int:
     data, model = run.shape
     image = run.config.image
     tokens = run.batch // run.compute.accumulate // data * image.tokens
-    return RINGS * (model - 1) * image.width * tokens * _ACTIVATION // model
+    return RINGS * (model - 1) * image.width * tokens * _itemsize(run.compute) // model
 
 
 def weight_bytes(run: Planned) -> int:
@@ -103,7 +108,7 @@ def weight_bytes(run: Planned) -> int:
     data, model = run.shape
     image = run.config.image
     kernels = 4 * image.width**2 + 2 * image.width * image.mlp_dim
-    return 3 * kernels * (data - 1) * _ACTIVATION // (data * model)
+    return 3 * kernels * (data - 1) * _itemsize(run.compute) // (data * model)
 
 
 def remedies(run: Planned, limit: int, most: int = 2) -> list[str]:

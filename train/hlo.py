@@ -66,21 +66,29 @@ def moved_bytes(text: str, kind: str) -> int:
         kind: one of KINDS. Loops count as often as they run, an asynchronous collective counts once.
 
     Raises:
-        ValueError: an unknown kind, or a text that is no compiled program.
+        ValueError: an unknown kind, a text that is no compiled program, or one that moves such bytes in a loop whose
+            trips cannot be read.
     """
     if kind not in KINDS:
         raise ValueError(f"no collective {kind!r}; expected one of {', '.join(KINDS)}")
     module = parse(text)
-    return sum(times * one.bytes for one, times in _executed(module, module.main, 1) if one.kind == kind)
+    moved = 0
+    for one, times in _executed(module, module.main, 1):
+        if one.kind == kind:
+            if times is None:
+                raise ValueError(f"the {kind} {one.instruction.name} is in a loop whose trips cannot be read")
+            moved += times * one.bytes
+    return moved
 
 
-def _executed(module: Module, computation: Computation, times: int) -> Iterator[tuple[Collective, int]]:
+def _executed(module: Module, computation: Computation, times: int | None) -> Iterator[tuple[Collective, int | None]]:
+    """The collectives of a computation that runs so often; None where that is not known."""
     for instruction in computation.instructions:
         for found in collectives(module, computation, instruction):
             if found.role in ("synchronous", "start"):
                 yield found, times
         for body, trips in module.bodies(instruction):
-            yield from _executed(module, body, times * trips)
+            yield from _executed(module, body, None if times is None or trips is None else times * trips)
 
 
 def _inside(module: Module, instruction: Instruction) -> list[Collective]:

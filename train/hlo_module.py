@@ -99,15 +99,15 @@ class Module:
         """Where it begins."""
         return self.computations[self.entry]
 
-    def bodies(self, instruction: Instruction) -> list[tuple[Computation, int]]:
+    def bodies(self, instruction: Instruction) -> list[tuple[Computation, int | None]]:
         """The computations that an instruction runs as a sequence of their own, and how often.
 
-        A loop whose trips cannot be read counts once. Fusions are not among them: they are one piece of work.
+        That is None of a loop whose trips cannot be read. Fusions are not among them: they are one piece of work.
         """
         if instruction.opcode == "while":
             body = re.search(r"body=%?([\w.-]+)", instruction.attributes)
             assert body
-            return [(self.computations[body[1]], self.trips(instruction) or 1)]
+            return [(self.computations[body[1]], self.trips(instruction))]
         if instruction.opcode in ("call", "conditional"):
             return [(self.computations[name], 1) for name in instruction.called]
         return []

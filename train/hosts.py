@@ -232,7 +232,7 @@ def _missing(count: int, here: dict[int, int]) -> set[int]:
 
 
 def _is_the_runtimes(error: Exception) -> bool:
-    """Whether an error is a status such as "UNKNOWN: Gloo AllGather failed"; JAX raises some of them as another type."""
+    """Whether an error is a status such as "UNKNOWN: Gloo AllGather failed"; JAX raises some as other types."""
     return isinstance(error, jax.errors.JaxRuntimeError) or bool(re.search(r"(^|: )[A-Z_]{5,}: ", str(error)))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -24,6 +25,7 @@ from train.compute import Compute
 from train.feed import local_rows
 from train.hosts import Hosts, joined
 from train.input import Order, index_batches
+from train.locked import embeddings
 from train.loop import train
 from train.optimizer import Optimizer, make, schedule
 from train.resume import recipe
@@ -34,7 +36,6 @@ from vit22b import flops, model, program
 from vit22b.checkpoint import Trained, load
 from vit22b.description import Description, find_step, git_revision
 from vit22b.config import text_tower
-from vit22b.embedder import embed_files
 from vit22b.execution import Execution
 from vit22b.folder import Folder, read_folder
 from vit22b.sharding import batch_sharding
@@ -62,6 +63,10 @@ class Settings(Run):
     )
     compute: Compute = dataclasses.field(default_factory=Compute)
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
+    # There is no evaluation and no probe here: these have no flag.
+    signals_every: tyro.conf.Suppress[int | None] = None
+    keep_best: tyro.conf.Suppress[int] = 0
+    eval_every: tyro.conf.Suppress[int | None] = None
 
 
 def contrastive_loss(graph: nnx.GraphDef[model.Model], frozen: Params, execution: Execution = Execution()) -> Loss:
@@ -112,19 +117,21 @@ def make_task(settings: Settings, folder: Folder, captions: list[str], mesh: Mes
     source = load(settings.checkpoint, mesh, rules=settings.compute.rules)
     tokenizer = train_tokenizer(captions, settings.vocabulary)
     description = describe(settings.checkpoint, source, tokenizer)
-    text = description.config.text
+    text, of_image = description.config.text, description.source
     assert text is not None
+    assert of_image is not None
     optimizer = make(settings.optimizer, settings.steps)
     graph, shapes = model.abstract(description.config)
     execution = settings.compute.execution(mesh)
+    # The space is that of the weights in float32, as they are served.
+    in_float32 = dataclasses.replace(execution, dtype=jnp.float32)
 
     def init(key: jax.Array) -> Params:
         params = model.init(description.config, key)
         return {name: params[name] for name in TRAINED}
 
     def batches(order: Order) -> Generator[dict[str, Any], None, None]:
-        print(f"embedding {len(captions):,} images once")
-        images = embed_files(source, [record.path for record in folder.records])
+        images = embeddings(source, of_image["space_id"], folder.records, settings, in_float32)
         token_ids = tokenizer.encode(captions)
         rows = local_rows(batch_sharding(mesh), settings.batch)
         return ({"images": images[index[rows]], "token_ids": token_ids[index[rows]]} for index in index_batches(order))

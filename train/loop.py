@@ -19,12 +19,13 @@ from train.metrics import MetricsWriter, Unwritten
 from train.profiling import ProfileWindow
 from train.resume import Position
 from train.run import Run
+from train.skips import JUDGED
 from train.state import Batch, Metrics, TrainState
 from train.stop import StopSignal
-from train.task import Task
+from train.task import Probe, Task
 from vit22b.checkpoint import Checkpoints
 from vit22b.program import Interrupted
-from vit22b.sharding import DATA, batch_sharding
+from vit22b.sharding import batch_sharding
 
 
 def train(task: Task, run: Run, mesh: Mesh) -> TrainState:
@@ -43,29 +44,18 @@ def train(task: Task, run: Run, mesh: Mesh) -> TrainState:
         Interrupted: on SIGTERM or SIGINT, once the state is saved.
         FloatingPointError: too many steps in a row had no finite loss and gradient; nothing is saved of the last.
     """
-    _check(task, run, mesh)
+    if run.keep_best and task.best is None:
+        raise ValueError(f"--keep_best {run.keep_best} needs an evaluation to choose by; give --eval_data")
     with StopSignal() as stop, Checkpoints(run.workdir, run.keep, run.keep_best, task.best) as checkpoints:
         position = resume.begin_or_continue(task, run, checkpoints)
         if position.step == run.steps:
             print(f"{run.workdir}: all of the {run.steps} steps were taken before")
             return position.state
-        write = MetricsWriter if on_first() else Unwritten
-        with write(run.workdir, run.workdir.name, position.step, run.steps) as writer:
+        kind = MetricsWriter if on_first() else Unwritten
+        with kind(run.workdir, run.workdir.name, position.step, run.steps) as writer:
             _Loop(task, run, mesh, checkpoints, writer, position).go(stop)
     print(f"{run.workdir}: step {run.steps} saved")
     return position.state
-
-
-def _check(task: Task, run: Run, mesh: Mesh) -> None:
-    """What the parts of a run demand of each other."""
-    if run.batch % mesh.shape[DATA]:
-        below = run.batch - run.batch % mesh.shape[DATA]
-        raise ValueError(
-            f"--batch {run.batch} does not divide over the {mesh.shape[DATA]} devices of the mesh axis {DATA!r}; "
-            f"take {below or mesh.shape[DATA]}"
-        )
-    if run.keep_best and task.best is None:
-        raise ValueError(f"--keep_best {run.keep_best} needs an evaluation to choose by; give --eval_data")
 
 
 class _Loop:
@@ -92,21 +82,33 @@ class _Loop:
             ProfileWindow(run.profile_window, run.workdir) as window,
         ):
             while at.step < run.steps:
-                window.before(at.step + 1)
+                with self._clock.stopped():
+                    window.before(at.step + 1)
                 batch, metrics = self._step(batches)
-                window.after(at.step)
+                with self._clock.stopped():
+                    window.after(at.step)
                 stopping = stop.now()  # asked once: a signal from here on is the next step's
                 last = at.step == run.steps or stopping
-                evaluated = self._evaluate()
-                if at.step % run.log_every == 0 or last or evaluated:
-                    self._log(batch, metrics, evaluated)
-                if at.step % run.save_every == 0 or last:
-                    resume.save(self._task, run, self._checkpoints, at, evaluated)
+                try:
+                    evaluated = self._evaluate()
+                except (OSError, ValueError):  # an image that has gone bad since the start
+                    if jax.process_count() == 1:  # a save waits for all, and the others may be in their evaluation
+                        self._keep(batch, metrics, {}, last=True)
+                    raise
+                self._keep(batch, metrics, evaluated, last)
                 if stopping and at.step < run.steps:
                     raise Interrupted(
                         f"stopped at step {at.step} of {run.steps}; the same command continues from there",
                         run.stop_code,
                     )
+
+    def _keep(self, batch: Batch, metrics: Metrics, evaluated: Mapping[str, float], last: bool) -> None:
+        """Logs and saves what is due of the step that was taken."""
+        step, run = self._at.step, self._run
+        if step % run.log_every == 0 or last or evaluated or self._due_probe():
+            self._log(batch, metrics, evaluated)
+        if step % run.save_every == 0 or last:
+            resume.save(self._task, run, self._checkpoints, self._at, evaluated)
 
     def _batches(self) -> Generator[Batch, None, None]:
         """The batches from here on, read and placed while the step before is taken."""
@@ -119,16 +121,16 @@ class _Loop:
         with self._clock:
             batch = next(batches)
         at.state, metrics = self._task.step(at.state, batch)
-        # One step at a time: fake CPU devices abort when several wait at a rendezvous.
-        jax.block_until_ready(metrics["loss"])
+        # Waits for the step: whether it was skipped is told, counted, and may end the run, before there is another.
+        judged = jax.device_get({name: metrics[name] for name in JUDGED})
         at.step += 1
         self._clock.step()
         self._writer.advance(at.step)
-        at.skips.count(at.step, metrics, self._run.max_skipped, self._task.names, self._checkpoints)
+        at.skips.count(at.step, judged, self._run.max_skipped, self._task.names, self._checkpoints)
         return batch, metrics
 
     def _evaluate(self) -> dict[str, float]:
-        """The metrics of every evaluator, where they are due; a run that is told to stop has no time for them."""
+        """The metrics of every evaluator, where they are due: at their interval, and at the end of the run."""
         step, run = self._at.step, self._run
         if not self._task.evaluators or (step % run.evaluation_interval and step < run.steps):
             return {}
@@ -140,9 +142,10 @@ class _Loop:
         return found
 
     def _log(self, batch: Batch, metrics: Metrics, evaluated: Mapping[str, float]) -> None:
-        at, task, rates = self._at, self._task, self._clock.read()
+        at, task, rates, probe = self._at, self._task, self._clock.read(), self._due_probe()
         with self._clock.stopped():
-            found = {name: np.asarray(value).tolist() for name, value in {**metrics, **self._signals(batch)}.items()}
+            signals = probe({**task.locked, **at.state.params}, batch) if probe else {}
+            found = {name: np.asarray(value).tolist() for name, value in {**metrics, **signals}.items()}
             # A skipped step does not move the schedule.
             rate = float(task.learning_rate(at.step - at.skips.total))
             counts = {"skipped": at.skips.total, **task.counts()}
@@ -150,9 +153,7 @@ class _Loop:
                 at.step, {"loss": found["loss"], **found, "learning_rate": rate, **counts, **rates, **evaluated}
             )
 
-    def _signals(self, batch: Batch) -> Metrics:
-        """Every layer's stability signals, where they are looked at now."""
+    def _due_probe(self) -> Probe | None:
+        """What gives every layer's stability signals, where they are looked at now."""
         every = self._run.signals_interval
-        if self._task.probe is None or not every or self._at.step % every:
-            return {}
-        return self._task.probe({**self._task.locked, **self._at.state.params}, batch)
+        return self._task.probe if every and self._at.step % every == 0 else None

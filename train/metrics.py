@@ -14,7 +14,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 FILE = "metrics.jsonl"
@@ -74,7 +74,7 @@ class MetricsWriter:
         self._file.flush()
         for name, value in values.items():
             for tag, number in _by_layer(name, value):
-                self._add(step, summary=scalar_pb(tag, number))
+                self._add(step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=number)]))
         self._events.flush()
         shown = "  ".join(form.format(values[name]) for name, form in SHOWN.items() if name in values)
         self._progress.update(self._task, completed=step, shown=shown)
@@ -125,7 +125,7 @@ def _short(name: str, value: Value) -> str:
     if not isinstance(value, list):
         return f"{name} {value:.4g}"
     worst = min if name == "entropy" else max  # attention collapses downwards, all else explodes
-    # max takes the first of all where it compares with a NaN, which is worse than any number.
+    # A NaN compares with nothing, and is worse than any number.
     layer = worst(range(len(value)), key=lambda i: value[i] if not math.isnan(value[i]) else worst(-math.inf, math.inf))
     return f"{name} {value[layer]:.4g} (layer {layer})"
 

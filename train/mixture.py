@@ -108,7 +108,7 @@ def open_mixture(data: Sequence[str]) -> Mixture:
     """Opens what --data names.
 
     Args:
-        data: one or more sources as train.sources.opening.open_source takes them, each with a weight in front where there are several:
+        data: one or more sources as open_source takes them, each with a weight in front where there are several:
             "0.7*photos", "0.3*tar:shards/*.tar". Weights are decimal, and need not sum to 1.
 
     Raises:

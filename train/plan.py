@@ -9,21 +9,22 @@ Exits with 1 where the run does not fit.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from train import topology
 from train.abstract_step import Planned, abstract_arguments
 from train.compilation import compile_apart, compile_step, only_cpu
 from train.footprint import footprint, remedies, ring_bytes, weight_bytes
-from train.prediction import asked, predict, question
+from train.prediction import impossible, keep, predict
 from train.timeline import LARGE
 from vit22b import program
 
@@ -39,62 +40,80 @@ class Settings(Planned):
     """Plan a run: memory, collectives, predicted time."""
 
     search: bool = False
-    """Try all meshes that tile the topology, and rank them."""
+    """Try all meshes that tile the topology, whatever --mesh is, and rank them."""
     folder: Path = Path("build/tpu")
     """For search.json, and for what the compiler answered before (programs/)."""
+
+    def __post_init__(self) -> None:
+        if not self.search:  # else each mesh is looked at by itself
+            super().__post_init__()
+
+    def run(self, mesh: str | None = None) -> Planned:
+        """The run to plan, on another mesh if one is given."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Planned)}
+        return Planned(**fields | {"compute": dataclasses.replace(self.compute, mesh=mesh or self.compute.mesh)})
 
 
 def main(settings: Settings) -> int:
     """Plans a run; the exit code."""
     only_cpu()
-    run = Planned(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Planned)})
     console = program.table_console()
-    if run.compute.print_sharding:
+    if settings.compute.print_sharding:
+        run = settings.run()
         run.compute.shows_sharding(abstract_arguments(run)[0].params, topology.abstract_mesh(*run.shape))
         return 0
-    runs = [run] if not settings.search else on_every_mesh(run)
+    runs = on_every_mesh(settings, console) if settings.search else [settings.run()]
     if not topology.has_compiler():
         return show_closed_forms(runs, console)
-    cache = settings.folder / "programs"
     if settings.search:
-        rows = search(runs, cache)
-        keep(rows, settings.folder / "search.json")
-        return show_ranking(rows, console)
-    row = predict(run, compile_step(run, cache))
+        return show_ranking(search(runs, settings.folder, console), console)
+    (run,) = runs
+    row = predict(run, compile_step(run, settings.folder / "programs"))
     show(row, console)
     if not row["fits"]:
         print(missing(run, row), file=sys.stderr)
     return 0 if row["fits"] else 1
 
 
-def on_every_mesh(run: Planned) -> list[Planned]:
-    """The run on each mesh that its topology has."""
-    return [run.with_compute(mesh=f"{data}x{model}") for data, model in topology.meshes(run.topology)]
+def on_every_mesh(settings: Settings, console: Console) -> list[Planned]:
+    """The run on each mesh that its topology has; prints why where it cannot be, of the batch for instance.
 
-
-def search(runs: Sequence[Planned], cache: Path) -> list[dict[str, Any]]:
-    """The rows of runs, the best first; a mesh that cannot be has its reason as `prediction`."""
-    rows = []
-    for run in runs:
+    Raises:
+        ValueError: it can be on none.
+    """
+    runs = []
+    for data, model in topology.meshes(settings.topology):
         try:
-            rows.append(predict(run, compile_apart(run, cache)))
+            runs.append(settings.run(f"{data}x{model}"))
         except ValueError as error:
-            rows.append({**asked(run), "fits": False, "predicted_mfu": None, "prediction": f"none: {error}"})
-    return ranked(rows)
+            console.print(f"{data}x{model}: {error}", markup=False, highlight=False)
+    if not runs:
+        raise ValueError(f"the run can be on no mesh of {settings.topology}")
+    return runs
+
+
+def search(runs: Sequence[Planned], folder: Path, console: Console) -> list[dict[str, Any]]:
+    """The rows of runs, the best first; each mesh is told and kept in search.json as soon as it is known."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        rows = ranked([*rows, row := attempt(run, folder / "programs")])
+        keep(rows, folder / "search.json")
+        found = f"predicted MFU {row['predicted_mfu']:.1%}" if row["fits"] else row["prediction"]
+        console.print(f"{row['mesh']}: {found}", markup=False, highlight=False)
+    return rows
+
+
+def attempt(run: Planned, cache: Path) -> dict[str, Any]:
+    """The row of one mesh of several; one that cannot be, or that the compiler fails on, has why as `prediction`."""
+    try:
+        return predict(run, compile_apart(run, cache))
+    except (ValueError, BrokenProcessPool, jax.errors.JaxRuntimeError) as error:
+        return impossible(run, str(error).partition("\n")[0])
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows by predicted MFU, the best first; what does not fit comes last."""
     return [dict(row) for row in sorted(rows, key=lambda row: -(row["predicted_mfu"] or 0.0))]
-
-
-def keep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Adds rows to a file of rows, in place of those that were asked the same."""
-    before = json.loads(path.read_text()) if path.exists() else []
-    asked_again = [question(row) for row in rows]
-    others = [row for row in before if question(row) not in asked_again]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([*others, *rows], indent=1) + "\n")
 
 
 def show(row: Mapping[str, Any], console: Console) -> None:
@@ -115,6 +134,8 @@ def show(row: Mapping[str, Any], console: Console) -> None:
     if row["layer"]:
         console.print(_collectives(row["layer"]["collectives"]))
         console.print(_layer(row["layer"]), highlight=False)
+    elif row["fits"]:
+        console.print("the program has no two loops over the layers, so that nothing can be said of one layer")
     executed, needed = row["flops_per_step"], row["model_flops_per_step"]
     console.print(
         f"FLOPs of a step: {executed:.4g} in matmuls, {executed / needed:.3f} of the model's", highlight=False
@@ -129,7 +150,7 @@ def show(row: Mapping[str, Any], console: Console) -> None:
 def _title(row: Mapping[str, Any]) -> str:
     return (
         f"{row['size']} on {row['topology']}, mesh {row['mesh']}, {row['parallel']} by {row['split']}, remat "
-        f"{row['remat']}, batch {row['batch']:,} in {row['accumulate']} ({row['images_per_chip']} images a chip)"
+        f"{row['remat']}, batch {row['batch']:,} in {row['accumulate']} ({row['images_per_chip']:g} images a chip)"
     )
 
 
@@ -194,7 +215,7 @@ def show_ranking(rows: Sequence[Mapping[str, Any]], console: Console) -> int:
             "" if fraction is None else f"{fraction:.0%}",
             f"{layer['exposed_ms']:.2f}" if layer else "",
             f"{row['predicted_mfu']:.1%}" if row["predicted_mfu"] else "",
-            "" if row["fits"] else row["prediction"],
+            "" if row["fits"] else escape(row["prediction"]),
         )
     console.print(table)
     return 0 if any(row["fits"] for row in rows) else 1
@@ -210,14 +231,16 @@ def show_closed_forms(runs: Sequence[Planned], console: Console) -> int:
         try:
             needed = footprint(run)
         except ValueError as error:
-            console.print(f"{run.compute.mesh}: {error}", highlight=False)
+            if len(runs) == 1:
+                raise
+            console.print(f"{run.compute.mesh}: {error}", markup=False, highlight=False)
             continue
         fitting |= needed.total <= chip.hbm_bytes
         sizes = (f"{getattr(needed, name) / GIB:.2f}" for name in names)
         table.add_row(run.compute.mesh, *sizes, f"{ring_bytes(run) / MB:.1f}", f"{weight_bytes(run) / MB:.1f}")
     table.caption = f"GiB of the {chip.hbm_bytes / GIB:.2f} of a chip; bytes that a chip sends, forward and backward"
     console.print(table)
-    console.print(CLOSED_FORMS, highlight=False)
+    console.print(CLOSED_FORMS, markup=False, highlight=False)
     if not fitting and len(runs) == 1:
         row = {"hbm_bytes": chip.hbm_bytes, "bytes_missing": needed.total - chip.hbm_bytes, "prediction": ""}
         print(missing(runs[0], row).strip(), file=sys.stderr)

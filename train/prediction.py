@@ -6,8 +6,10 @@ prediction, and the row says how it was made.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from train.abstract_step import Planned
@@ -26,23 +28,39 @@ _ASKED = (
     *("size", "topology", "mesh", "parallel", "split", "remat", "accumulate", "batch", "images_per_chip"),
     *("classes", "optimizer", "ema", "dtype"),
 )
+_FOUND = (
+    *("fits", "bytes_arguments", "bytes_temporaries", "hbm_bytes", "bytes_missing", "flops_per_step"),
+    *("model_flops_per_step", "layer", "step", "predicted_mfu", "prediction", "compile_seconds"),
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def predict(run: Planned, program: Program) -> dict[str, Any]:
     """The row of a run and of what the compiler made of its step; docs/reports.md has the fields."""
     chip, _ = parse_topology(run.topology)
-    row = asked(run) | {"flops_per_step": program.flops, "model_flops_per_step": _model_flops(run)}
     if program.refusal:
-        return row | _refused(program.refusal, chip)
-    memory = {
-        "fits": True,
-        "bytes_arguments": program.arguments,
-        "bytes_temporaries": program.temporaries,
-        "hbm_bytes": chip.hbm_bytes,
-        "bytes_missing": 0,
-    }
-    return row | memory | _times(run, chip, parse(program.text)) | {"compile_seconds": program.seconds}
+        row = impossible(run, _reason(program.refusal)) | {"bytes_missing": _bytes_missing(program.refusal, chip)}
+    else:
+        row = _row(run) | {
+            "fits": True,
+            "bytes_arguments": program.arguments,
+            "bytes_temporaries": program.temporaries,
+            "bytes_missing": 0,
+            **_times(run, chip, parse(program.text)),
+        }
+    return row | {"flops_per_step": program.flops, "compile_seconds": program.seconds}
+
+
+def impossible(run: Planned, reason: str) -> dict[str, Any]:
+    """The row of a run of which there is no program, and why."""
+    return _row(run) | {"fits": False, "prediction": f"none: {reason}"}
+
+
+def _row(run: Planned) -> dict[str, Any]:
+    """A row with what is known without a compiler, and all other fields None."""
+    chip, _ = parse_topology(run.topology)
+    known = {"hbm_bytes": chip.hbm_bytes, "model_flops_per_step": _model_flops(run)}
+    return asked(run) | dict.fromkeys(_FOUND) | known
 
 
 def asked(run: Planned) -> dict[str, Any]:
@@ -54,27 +72,44 @@ def asked(run: Planned) -> dict[str, Any]:
 
 def question(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What was asked for a row; two rows of one question are the same plan."""
-    return tuple(row[name] for name in _ASKED)
+    return tuple(row.get(name) for name in _ASKED)
+
+
+def keep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Adds rows to a file of rows, in place of those that were asked the same."""
+    asked_again = [question(row) for row in rows]
+    others = [row for row in read_rows(path) if question(row) not in asked_again]
+    write_rows([*others, *rows], path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file; none where there is no file."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return rows
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes a file of rows, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(list(rows), indent=1) + "\n")
+    partial.rename(path)
 
 
 def _model_flops(run: Planned) -> int:
     return run.batch * flops.train(run.config.image, run.config.image.tokens)
 
 
-def _refused(message: str, chip: Chip) -> dict[str, Any]:
-    """The row's end where the compiler found too little memory; what is missing as far as its message has sizes."""
-    found, operation = _NEEDED.search(message), re.search(r'op_name="([^"]*)"', message)
-    needed = int(float(found[1] or found[3]) * _UNITS[found[2] or found[4]]) if found else None
-    return {
-        "fits": False,
-        "bytes_arguments": None,
-        "bytes_temporaries": None,
-        "hbm_bytes": chip.hbm_bytes,
-        "bytes_missing": None if needed is None else needed - chip.hbm_bytes,
-        "layer": None,
-        "predicted_mfu": None,
-        "prediction": f"none: {message.splitlines()[0]}" + (f" (largest: {operation[1]})" if operation else ""),
-    }
+def _reason(message: str) -> str:
+    """The compiler's message where it found too little memory, in short."""
+    operation = re.search(r'op_name="([^"]*)"', message)
+    return message.splitlines()[0] + (f" (largest: {operation[1]})" if operation else "")
+
+
+def _bytes_missing(message: str, chip: Chip) -> int | None:
+    """By how much a chip's memory is too small, where the compiler's message has sizes."""
+    found = _NEEDED.search(message)
+    return int(float(found[1] or found[3]) * _UNITS[found[2] or found[4]]) - chip.hbm_bytes if found else None
 
 
 def _times(run: Planned, chip: Chip, module: Module) -> dict[str, Any]:
@@ -92,12 +127,19 @@ def _times(run: Planned, chip: Chip, module: Module) -> dict[str, Any]:
 
 
 def layer_bodies(module: Module, depth: int) -> list[Computation]:
-    """The body of the scan over the layers, forward and backward; empty where the program has no such two loops."""
-    loops = [(body, trips) for body, trips in _loops(module, module.main) if trips == depth]
-    return [body for body, _ in loops] if len(loops) == 2 else []
+    """The body of the scan over the layers, forward and backward; empty where the program has no such two loops.
+
+    The scan over the parts of a batch is around both, and may have as many trips: the innermost count.
+    """
+
+    def as_deep(within: Computation) -> list[Computation]:
+        return [body for body, trips in _loops(module, within) if trips == depth]
+
+    innermost = [body for body in as_deep(module.main) if not as_deep(body)]
+    return innermost if len(innermost) == 2 else []
 
 
-def _loops(module: Module, computation: Computation) -> Iterator[tuple[Computation, int]]:
+def _loops(module: Module, computation: Computation) -> Iterator[tuple[Computation, int | None]]:
     for instruction in computation.instructions:
         for body, trips in module.bodies(instruction):
             if module.has_matmul(instruction):
@@ -149,5 +191,6 @@ def assumptions(chip: Chip, lines: Collection[str], unestimated: int) -> str:
         f"its schedule, and links of {chip.link_bytes_per_second / 1e9:g} GB/s in each direction. On the torus "
         f"{shape}. Assumed: a gather or a scatter uses one axis both ways, groups of distant chips share the links "
         "between, a transfer waits for those before it on its links, there is no latency. "
-        f"{unestimated} results over 1 MB have no estimate and count as 0 ms. Model FLOPs are those of vit22b/flops.py."
+        f"{unestimated} results over 1 MB without an estimate and loops of unknown length count as 0 ms and one trip. "
+        "Model FLOPs are those of vit22b/flops.py."
     )

@@ -92,9 +92,7 @@ def sigmoid_loss(graph: nnx.GraphDef[model.Model], preprocess: Preprocess, execu
     return loss
 
 
-def probe(
-    graph: nnx.GraphDef[model.Model], preprocess: Preprocess, execution: Execution, accumulate: int = 1
-) -> Probe:
+def probe(graph: nnx.GraphDef[model.Model], preprocess: Preprocess, execution: Execution, accumulate: int = 1) -> Probe:
     """The image tower's stability signals by layer, compiled; see vit22b.stack.observe.
 
     It looks at the first of the parts that a step computes a batch in: where a step fits, so does the probe.
@@ -130,7 +128,11 @@ def pretrain(settings: Settings) -> None:
 
 
 def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
-    """What is trained: the model that the settings describe, on the images of a mixture."""
+    """What is trained: the model that the settings describe, on the images of a mixture.
+
+    Raises:
+        ValueError: the settings do not go together, or something that they name cannot be used.
+    """
     settings.compute.check_batch(settings.batch, mesh)
     description = describe(settings, mixture.labels)
     image, preprocess = description.config.image, description.preprocess

@@ -56,7 +56,9 @@ class Run:
                 f"not a divisor of --save_every {self.save_every}; leave it out, or take {self.save_every}"
             )
         if self.profile_window and self.profile_window[1] > self.steps:
-            raise ValueError(f"--profile is {self.profile}, but the run has --steps {self.steps}; name steps that it has")
+            raise ValueError(
+                f"--profile is {self.profile}, beyond the run's --steps {self.steps}; name steps that it has"
+            )
 
     @property
     def evaluation_interval(self) -> int:

@@ -22,8 +22,11 @@ class StopSignal:
     none of them has passed.
     """
 
+    # Of the process, as JAX's own count is: one StopSignal may follow another, or stand inside it.
+    _asked = itertools.count()
+
     def __enter__(self) -> "StopSignal":
-        self._requested, self._interrupts, self._asked = False, 0, itertools.count()
+        self._requested, self._interrupts = False, 0
         numbers = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else (signal.SIGINT,)
         self._previous = {number: signal.signal(number, self._handle) for number in numbers}
         return self

@@ -57,7 +57,8 @@ class Timeline:
         other_ms: of all other instructions.
         exposed_ms: spent waiting for wires.
         transfers: the collectives.
-        unestimated: results over 1 MB of instructions that the compiler has no estimate for; they count as 0 ms.
+        unestimated: results over 1 MB of instructions that the compiler has no estimate for, which count as 0 ms, and
+            loops whose trips cannot be read, which count as one.
     """
 
     matmul_ms: float
@@ -135,7 +136,7 @@ def timeline(
             walk.collective(instruction, part)
         walk.finish(computation, instruction)
         for body, trips in module.bodies(instruction):
-            walk.add(timeline(module, body, chip, mesh, lines).repeated(trips))
+            walk.loop(timeline(module, body, chip, mesh, lines), trips)
         if all(part.role == "step" for part in parts):  # else the work is the wire's
             walk.compute(instruction, module.has_matmul(instruction))
     return walk.end()
@@ -156,6 +157,10 @@ class _Walk:
     def add(self, spent: Timeline) -> None:
         self.sum += spent
         self._matmuls += spent.matmul_ms > 0
+
+    def loop(self, body: Timeline, trips: int | None) -> None:
+        self.add(body.repeated(1 if trips is None else trips))
+        self.add(dataclasses.replace(EMPTY, unestimated=int(trips is None)))
 
     def compute(self, instruction: Instruction, matmul: bool) -> None:
         if instruction.cycles is None:

@@ -3,8 +3,10 @@
 Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client: the
 loop takes the peak from here for its MFU, train/plan.py the rest. Standard library only.
 
-Sources: the vendors' data sheets for peaks and links; the TPU compiler's own limit for the memory of a TPU (it refuses
-a program that needs more); its clock is the one that its cycle estimates count in.
+Sources: the vendors' data sheets for peaks; the TPU compiler's own limit for the memory of a TPU (it refuses a program
+that needs more). Links and clocks are assumptions: Google's sheets give a link of v4 50 GB/s in each direction and one
+of v5p 100, of which a tenth is taken off, and the others are taken to be like these; the clock is the one that the
+compiler's cycle estimates are taken to count in.
 """
 
 import dataclasses
@@ -45,9 +47,9 @@ class Chip:
         name: as in a topology, for instance "v5p"; for a GPU its model.
         kinds: regular expression that the whole of jax.Device.device_kind matches.
         peak_flops: dense bfloat16 FLOP/s.
-        hbm_bytes: memory that a program can use.
-        clock_hz: of the compiler's estimated cycles; None where it estimates none.
-        link_bytes_per_second: of one link of the torus in one direction; None where there is no torus.
+        hbm_bytes: memory that a program can use; 0 for a chip that no run is planned for.
+        clock_hz: of the compiler's estimated cycles, assumed; None where it estimates none.
+        link_bytes_per_second: of one link of the torus in one direction, assumed; None where there is no torus.
         torus: dimensions of the torus of links; 0 for none.
         config_name: of the topology's description, where the chip has more than one.
         compiler_options: for jax.stages.Lowered.compile, by name, as strings.
@@ -56,7 +58,7 @@ class Chip:
     name: str
     kinds: str
     peak_flops: float
-    hbm_bytes: int
+    hbm_bytes: int = 0
     clock_hz: float | None = None
     link_bytes_per_second: float | None = None
     torus: int = 0
@@ -108,9 +110,9 @@ _TPUS = (
     ),
 )
 _GPUS = (
-    Chip("A100", r"(NVIDIA )?A100.*", peak_flops=312e12, hbm_bytes=80 * GIB),
-    Chip("H100 PCIe", r"(NVIDIA )?H100 (PCIe|NVL).*", peak_flops=756e12, hbm_bytes=80 * GIB),
-    Chip("H100", r"(NVIDIA )?H100.*", peak_flops=989e12, hbm_bytes=80 * GIB),
+    Chip("A100", r"(NVIDIA )?A100.*", peak_flops=312e12),
+    Chip("H100 PCIe", r"(NVIDIA )?H100 (PCIe|NVL).*", peak_flops=756e12),
+    Chip("H100", r"(NVIDIA )?H100.*", peak_flops=989e12),
 )
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in (*_TPUS, *_GPUS)}
 

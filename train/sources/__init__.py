@@ -1,1 +1,1 @@
-"""Where training images come from: one module a kind of storage, each a train.sources.example.Source; opening.py has them all."""
+"""Where training images come from: one module a kind of storage, each an example.Source; opening.py opens them all."""
