@@ -26,6 +26,7 @@ def on_cpu(monkeypatch):
         return Program(flops, 1.0, 2, 3, "HloModule", "")
 
     monkeypatch.setattr(topology, "devices", lambda _: jax.devices())
+    monkeypatch.setattr(topology, "open_axes", lambda *_: {"model"})  # which asks where on a torus a device is
     monkeypatch.setattr(compilation, "_compile", compile_)
     monkeypatch.setattr(compilation.importlib.metadata, "version", lambda _: "1.0")  # libtpu need not be there
     return compiled

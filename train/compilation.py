@@ -36,6 +36,7 @@ class Program:
         temporaries: bytes a chip; None where it does not fit.
         text: the scheduled program of a chip; empty where it does not fit.
         refusal: the compiler's message where it does not fit, else empty.
+        lines: axes of the mesh that have no way round on the torus; see train.topology.open_axes.
     """
 
     flops: int
@@ -44,6 +45,7 @@ class Program:
     temporaries: int | None
     text: str
     refusal: str
+    lines: tuple[str, ...] = ()
 
 
 def compile_step(run: Planned, cache: Path | None = None) -> Program:
@@ -61,11 +63,12 @@ def compile_step(run: Planned, cache: Path | None = None) -> Program:
     traced = trace_step(run, mesh)
     lowered, flops = traced.lower(), matmul_flops(traced.jaxpr.jaxpr)
     order = [device.id for device in mesh.devices.flat]
+    lines = tuple(sorted(topology.open_axes(run.topology, mesh)))
     path = cache and cache / f"{_key(lowered.as_text(), run.topology, chip, order)}.json.gz"
     if path and path.exists():
-        # The FLOPs are counted anew: they are ours, not the compiler's.
-        return Program(**{**json.loads(gzip.decompress(path.read_bytes())), "flops": flops})
-    program = _compile(lowered, flops)
+        # Counted anew is what is ours, not the compiler's.
+        return Program(**{**json.loads(gzip.decompress(path.read_bytes())), "flops": flops, "lines": lines})
+    program = dataclasses.replace(_compile(lowered, flops), lines=lines)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

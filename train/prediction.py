@@ -17,10 +17,10 @@ from train.compilation import Program
 from train.footprint import ring_bytes
 from train.hlo_module import Computation, Module, parse
 from train.timeline import EMPTY, Timeline, timeline
-from train.topology import devices, open_axes, parse_topology
+from train.topology import parse_topology
 from vit22b import flops
 from vit22b.chips import Chip
-from vit22b.sharding import DATA, MODEL, make_mesh
+from vit22b.sharding import DATA, MODEL
 
 # "HLO temporaries (512.00G) exceeds available HBM (95.74G)", "Used 120.00G of 95.74G hbm"
 _NEEDED = re.compile(r"\((\d[\d.]*)([KMGT])\) exceeds available HBM|Used (\d[\d.]*)([KMGT]) of \S+ hbm")
@@ -46,7 +46,7 @@ def predict(run: Planned, program: Program) -> dict[str, Any]:
             "bytes_arguments": program.arguments,
             "bytes_temporaries": program.temporaries,
             "bytes_missing": 0,
-            **_times(run, chip, parse(program.text)),
+            **_times(run, chip, program),
         }
     return row | {"flops_per_step": program.flops, "compile_seconds": program.seconds}
 
@@ -112,9 +112,9 @@ def _bytes_missing(message: str, chip: Chip) -> int | None:
     return int(float(found[1] or found[3]) * _UNITS[found[2] or found[4]]) - chip.hbm_bytes if found else None
 
 
-def _times(run: Planned, chip: Chip, module: Module) -> dict[str, Any]:
+def _times(run: Planned, chip: Chip, program: Program) -> dict[str, Any]:
+    module, lines = parse(program.text), program.lines
     mesh = dict(zip((DATA, MODEL), run.shape, strict=True))
-    lines = open_axes(run.topology, make_mesh(*run.shape, devices(run.topology)))
     whole = timeline(module, module.main, chip, mesh, lines)
     bodies = layer_bodies(module, run.config.image.depth)
     passes = [timeline(module, body, chip, mesh, lines) for body in bodies]

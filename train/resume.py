@@ -105,7 +105,8 @@ def identity(source: Source) -> str:
 
     Of a name, which begins with a path, it takes the last component.
     """
-    ends = "\0".join(source.name(index).rpartition("/")[2] for index in (0, len(source) - 1))
+    indices = range(len(source))
+    ends = "\0".join(source.name(index).rpartition("/")[2] for index in (*indices[:1], *indices[-1:]))
     return f"{len(source)} records {hashlib.sha256(ends.encode()).hexdigest()[:8]}"
 
 
