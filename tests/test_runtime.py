@@ -93,10 +93,13 @@ def test_closing_gives_the_memory_back():
         handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[2**25], shared_name="v")
         tf.raw_ops.AssignVariableOp(resource=handle, value=tf.fill([2**25], 1.0), name="assign")
 
+    closed = []  # they are there still, their memory is not
+
     def resident_after_a_life():
         loaded = Runtime(graph.as_graph_def(), config_pb2.ConfigProto())
         loaded.run({}, [], ["assign"])
         loaded.close()
+        closed.append(loaded)
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     # A thread of TensorFlow's may hold the last tensor that it saw, one of 128 MiB, until it sees another.
