@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import pytest
 
@@ -68,3 +70,10 @@ def test_a_batch_divides_over_whatever_splits_it(changes, batch, shards, multipl
 def test_a_batch_has_one_part_or_more():
     with pytest.raises(ValueError, match="--accumulate is 0; expected 1 or more"):
         Compute(accumulate=0)
+
+
+def test_the_split_goes_with_the_layers_however_they_were_chosen():
+    default = Compute(mesh="2x2", remat="full")
+    rings = dataclasses.replace(default, parallel="ring")  # as a flag changes a default
+    assert (default.residual_split, rings.residual_split) == ("features", "images")
+    assert dataclasses.replace(rings, split="features").residual_split == "features"

@@ -140,3 +140,11 @@ def test_crops_keep_the_area_that_is_asked_for():
 def test_an_area_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"min_area is 0; expected a part of the image's area in \(0, 1\]"):
         image.random_crop(tf.zeros([4, 4, 3], tf.uint8), SMALL, tf.constant([0, 0]), 0, False)
+
+
+def test_what_is_bad_is_said_in_our_words_alone(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"GIF87a" + bytes(20))
+    message = image.what_is_bad([tmp_path / "a.png"], Preprocess(28))
+    assert "a.png is not an image that can be used: " in message
+    assert "tf.Tensor" not in message
+    assert "Summarized" not in message

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from tests.towers import ZERO_SHOT, random_params
-from train.optimizer import Optimizer, make, schedule
+from train.optimizer import Optimizer, advice, make, schedule
 from vit22b.tree import leaves
 
 PAPER = Optimizer()
@@ -54,6 +54,13 @@ def test_warmup_stable_decay_is_constant_between():
     settings = Optimizer(schedule="wsd", peak=0.5, warmup=10, cooldown=20)
     found = rates([0, 5, 10, 50, 80, 90, 100], settings, 100)
     np.testing.assert_allclose(found, [0, 0.25, 0.5, 0.5, 0.5, 0.25, 0], rtol=1e-6)
+
+
+def test_a_schedule_for_a_longer_run_is_told():
+    assert advice(Optimizer(), 177_000) is None
+    note = advice(Optimizer(), 30)
+    assert note.startswith("note: --warmup 10000 and --cooldown 30000 are long for 30 steps: the learning rate never")
+    assert note.endswith("where --peak is 0.001")
 
 
 def test_a_cosine_falls_to_0_behind_the_warm_up():

@@ -44,8 +44,6 @@ class Compute:
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"--accumulate is {self.accumulate}; expected 1 or more")
-        if self.split is None:
-            object.__setattr__(self, "split", "images" if self.parallel == "ring" else "features")
 
     def make_mesh(self) -> Mesh:
         """The mesh.
@@ -58,7 +56,7 @@ class Compute:
         if jax.process_count() > 1 and mesh.size < jax.device_count():
             raise ValueError(
                 f"--mesh {self.mesh} has {mesh.size} devices, the {jax.process_count()} processes have "
-                f"{jax.device_count()}; give a mesh of them all"
+                f"{jax.device_count()}; give a mesh of them all, such as --mesh fsdp"
             )
         return mesh
 
@@ -68,13 +66,19 @@ class Compute:
         Raises:
             ValueError: it does not divide; the message has what does.
         """
-        shards = math.prod(mesh.shape[axis] for axis in ((DATA, MODEL) if self.split == "images" else (DATA,)))
+        axes = (DATA, MODEL) if self.residual_split == "images" else (DATA,)
+        shards = math.prod(mesh.shape[axis] for axis in axes)
         if batch % (shards * self.accumulate):
             parts = f" in --accumulate {self.accumulate} parts each" if self.accumulate > 1 else ""
             raise ValueError(
                 f"--batch {batch} does not divide over the {shards} devices that --mesh {self.mesh} splits images over"
                 f"{parts}; take a multiple of {shards * self.accumulate}"
             )
+
+    @property
+    def residual_split(self) -> Split:
+        """What is asked for, or else what is faster; read late, since flags may replace `parallel` of a default."""
+        return self.split or ("images" if self.parallel == "ring" else "features")
 
     @property
     def rules(self) -> Rules:
@@ -89,9 +93,8 @@ class Compute:
 
     def execution(self, mesh: Mesh) -> Execution:
         """How a model runs on this mesh."""
-        assert self.split is not None, "__post_init__ sets it"
         dtype = jnp.dtype(self.dtype if self.dtype != "auto" else _native(mesh))
-        return Execution(dtype=dtype, remat=self.remat, parallel=self.parallel, split=self.split, mesh=mesh)
+        return Execution(dtype=dtype, remat=self.remat, parallel=self.parallel, split=self.residual_split, mesh=mesh)
 
 
 def _native(mesh: Mesh) -> str:

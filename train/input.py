@@ -39,7 +39,7 @@ class Augment:
     min_area: float = 0.05
     """Smallest share of the image that a random crop keeps; 1 for no crop."""
     flip: bool = True
-    """Whether half of the images are mirrored; not good for digits or text."""
+    """Mirror half of the images; not good for digits or text."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_area <= 1:
@@ -224,7 +224,7 @@ class _Loader:
             try:
                 image.decode(image_bytes, self._preprocess.max_pixels)
             except tf.errors.OpError as error:
-                raise ValueError(error.message.replace("\n", " ")) from error
+                raise ValueError(image.reason(error)) from error
             raise ValueError("it decodes, but no part of it could be cut out")
         return pixels[0]
 

@@ -27,7 +27,7 @@ from train.hosts import Hosts, joined
 from train.input import Order, index_batches
 from train.locked import embeddings
 from train.loop import train
-from train.optimizer import Optimizer, make, schedule
+from train.optimizer import Optimizer, advice, make, schedule
 from train.resume import recipe
 from train.run import Run
 from train.state import Loss, abstract_state, init_state, make_step
@@ -107,6 +107,8 @@ def tune(settings: Settings) -> None:
             )
         mesh = settings.compute.make_mesh()
         task = make_task(settings, folder, captions, mesh)
+        if note := advice(settings.optimizer, settings.steps):
+            print(note)
         if not settings.compute.shows_sharding({**task.locked, **task.target.params}, mesh):
             train(task, settings, mesh)
 

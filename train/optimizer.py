@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 
@@ -82,6 +83,18 @@ def schedule(optimizer: Optimizer, steps: int) -> Schedule:
                 return rise * cosine(jnp.maximum(s - warmup, 0.0))
 
     return rate
+
+
+def advice(optimizer: Optimizer, steps: int) -> str | None:
+    """What to say of a schedule that is made for a longer run, whose rate never comes near its peak."""
+    rate = schedule(optimizer, steps)
+    highest = max(float(rate(step)) for step in np.linspace(0, steps, 64))
+    if highest > optimizer.peak / 2:
+        return None
+    return (
+        f"note: --warmup {optimizer.warmup} and --cooldown {optimizer.cooldown} are long for {steps} steps: the "
+        f"learning rate never exceeds {highest:.2g}, where --peak is {optimizer.peak:g}"
+    )
 
 
 def make(optimizer: Optimizer, steps: int) -> optax.GradientTransformation:

@@ -41,11 +41,14 @@ def predict(run: Planned, program: Program) -> dict[str, Any]:
     if program.refusal:
         row = impossible(run, _reason(program.refusal)) | {"bytes_missing": _bytes_missing(program.refusal, chip)}
     else:
+        assert program.arguments is not None
+        assert program.temporaries is not None
+        missing = max(0, program.arguments + program.temporaries - chip.hbm_bytes)
         row = _row(run) | {
-            "fits": True,
+            "fits": not missing,
             "bytes_arguments": program.arguments,
             "bytes_temporaries": program.temporaries,
-            "bytes_missing": 0,
+            "bytes_missing": missing,
             **_times(run, chip, program),
         }
     return row | {"flops_per_step": program.flops, "compile_seconds": program.seconds}
@@ -66,7 +69,12 @@ def _row(run: Planned) -> dict[str, Any]:
 def asked(run: Planned) -> dict[str, Any]:
     """What was asked, as a row begins."""
     values = {**dataclasses.asdict(run), **dataclasses.asdict(run.compute)}
-    values |= {"images_per_chip": run.images_per_chip, "optimizer": run.optimizer.name, "ema": run.optimizer.ema}
+    values |= {
+        "split": run.compute.residual_split,
+        "images_per_chip": run.images_per_chip,
+        "optimizer": run.optimizer.name,
+        "ema": run.optimizer.ema,
+    }
     return {name: values[name] for name in _ASKED}
 
 

@@ -27,7 +27,7 @@ from train.hosts import Hosts, joined
 from train.input import Augment, BadRecords, Order, training_batches
 from train.loop import train
 from train.mixture import Mixture, open_mixture
-from train.optimizer import Optimizer, make, schedule
+from train.optimizer import Optimizer, advice, make, schedule
 from train.resume import identity, recipe
 from train.run import Run
 from train.state import Batch, Loss, Metrics, abstract_state, in_parts, init_state, make_step
@@ -123,6 +123,8 @@ def pretrain(settings: Settings) -> None:
             f"{settings.size}: {parameter_count(task.target.params):,} parameters, {len(mixture):,} images, "
             f"{len(mixture.labels)} classes, mesh {'x'.join(map(str, mesh.devices.shape))}"
         )
+        if note := advice(settings.optimizer, settings.steps):
+            print(note)
         if not settings.compute.shows_sharding(task.target.params, mesh):
             train(task, settings, mesh)
 

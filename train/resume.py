@@ -59,6 +59,8 @@ def begin_or_continue(task: Task, run: Run, checkpoints: Checkpoints) -> Positio
             f"{run.workdir} has taken {step} steps already, --steps is {run.steps}; give more with --allow_changes, or "
             "another --workdir"
         )
+    if step < run.steps:
+        print(f"{run.workdir}: continuing from step {step}")
     restored = checkpoints.restore(step, items(task.target), beside=task.locked)
     state = TrainState(restored["params"], restored["opt_state"], restored.get("ema"))
     return Position(step, state, Skips.from_json(data.get("skips", {})))

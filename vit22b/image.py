@@ -6,6 +6,7 @@ trained on. Pixels stay uint8 up to the tower, which maps them to Preprocess.val
 its float32 size, and the signatures that take pixels take these.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -126,9 +127,14 @@ def what_is_bad(paths: Sequence[Path], preprocess: Preprocess) -> str:
         try:
             preprocess_bytes(tf.io.read_file(str(path)), preprocess)
         except tf.errors.OpError as error:
-            reason = error.message.replace("\n", " ")
-            return f"{path} is not an image that can be used: {reason}; mend it, or take it out of the folder"
+            return f"{path} is not an image that can be used: {reason(error)}; mend it, or take it out of the folder"
     return "an image could not be read, and now all of them can; try again"
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """What a decoder says is wrong, without TensorFlow's words for an assertion around it."""
+    ours = re.search(r"Summarized data: b(['\"])(.*)\1", error.message, re.DOTALL)
+    return str(ours[2] if ours else error.message).replace("\n", " ")
 
 
 def random_crop(image: tf.Tensor, preprocess: Preprocess, seed: tf.Tensor, min_area: float, flip: bool) -> tf.Tensor:
