@@ -73,7 +73,7 @@ def scatter(partial: Callable[[int], Float[Array, "..."]], ring: str) -> Float[A
 def expand(
     x: Float[Array, "b N d"], weight: Float[Array, "D M"], split: Split, ring: str
 ) -> tuple[list[Float[Array, "b N M"]], Chunks]:
-    """X @ W, where x travels.
+    """The product x @ W, for which x travels.
 
     Args:
         x: this device's part of the tokens: some images with all features, or all images with some features.
@@ -95,7 +95,7 @@ def expand(
 def reduce(
     z: Sequence[Float[Array, "b N M"]], weight: Float[Array, "D M"], split: Split, ring: str
 ) -> Float[Array, "b N d"]:
-    """Z @ W^T, where the sums travel; z comes as `expand` gives it, and the result is laid out as its x."""
+    """The product z @ W^T, whose sums travel; z comes as `expand` gives it, and the result is laid out as its x."""
     if split == "images":
         order = [0, *(offset for side in offsets(jax.lax.axis_size(ring)) for offset in side)]
         mine = dict(zip(order, z, strict=True))
