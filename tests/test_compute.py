@@ -72,6 +72,11 @@ def test_a_batch_has_one_part_or_more():
         Compute(accumulate=0)
 
 
+def test_rings_are_refused_where_every_device_keeps_all_parameters():
+    with pytest.raises(ValueError, match="take --mesh fsdp, or --parallel gspmd"):
+        Compute(mesh="data", parallel="ring")
+
+
 def test_the_split_goes_with_the_layers_however_they_were_chosen():
     default = Compute(mesh="2x2", remat="full")
     rings = dataclasses.replace(default, parallel="ring")  # as a flag changes a default

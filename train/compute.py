@@ -44,6 +44,11 @@ class Compute:
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"--accumulate is {self.accumulate}; expected 1 or more")
+        if self.parallel == "ring" and self.mesh == "data":
+            raise ValueError(
+                "--parallel ring splits the parameters that --mesh data keeps whole on every device; take --mesh fsdp, "
+                "or --parallel gspmd"
+            )
 
     def make_mesh(self) -> Mesh:
         """The mesh.

@@ -120,6 +120,7 @@ def _connect(hosts: Hosts) -> None:
             f"within {hosts.join_seconds} s; start the same command on every host"
         )
     )
+    print(f"{_who(hosts)} waits up to {hosts.join_seconds} s for the others", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(
             None if hosts.coordinator == "auto" else hosts.coordinator,
@@ -136,6 +137,12 @@ def _connect(hosts: Hosts) -> None:
     except jax.errors.JaxRuntimeError as error:
         at = distributed.global_state.coordinator_address
         raise ConnectionError(f"cannot join the run at {at}: {error}; is its port in use by something else?") from error
+
+
+def _who(hosts: Hosts) -> str:
+    if hosts.coordinator == "auto":
+        return "this process"
+    return f"process {hosts.process} of {hosts.processes}, with process 0 at {hosts.coordinator},"
 
 
 @contextlib.contextmanager

@@ -68,6 +68,7 @@ def main(settings: Settings) -> int:
     if settings.search:
         return show_ranking(search(runs, settings.folder, console), console)
     (run,) = runs
+    print("asking the TPU compiler, which takes minutes at large sizes ...", file=sys.stderr, flush=True)
     row = predict(run, compile_step(run, settings.folder / "programs"))
     show(row, console)
     if not row["fits"]:
@@ -132,7 +133,8 @@ def show(row: Mapping[str, Any], console: Console) -> None:
             memory.add_row(name, f"{size / GIB:.2f}")
         console.print(memory)
     if row["layer"]:
-        console.print(_collectives(row["layer"]["collectives"]))
+        if any(one["bytes"] > LARGE for one in row["layer"]["collectives"]):
+            console.print(_collectives(row["layer"]["collectives"]))
         console.print(_layer(row["layer"]), highlight=False)
     elif row["fits"]:
         console.print("the program has no two loops over the layers, so that nothing can be said of one layer")

@@ -42,4 +42,4 @@ class ProfileWindow:
     def _stop(self) -> None:
         jax.profiler.stop_trace()
         self._tracing = False
-        print(f"{self._folder}: the profiler's trace")
+        print(f"{self._folder}: the profiler's trace; open it with xprof, or its .trace.json.gz at ui.perfetto.dev")
