@@ -78,6 +78,22 @@ tpu-ci: .venv/.tpu ## one of these compiles, its memory and its collectives chec
 	$(BIN)/python benchmarks/tpu_report.py --ci
 	$(BIN)/python -m pytest -m tpu
 
+# The models that weights are imported from, in an environment of their own: PyTorch is no part of the project.
+.venv-parity/.installed: pyproject.toml constraints.txt tests/parity/requirements.txt
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[model]' \
+	  --requirement tests/parity/requirements.txt
+	.venv-parity/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
+	touch $@
+
+.PHONY: parity
+parity: .venv-parity/.installed ## compare imported weights with transformers, timm and onnxruntime; writes build/parity/report.json
+	JAX_PLATFORMS=cpu .venv-parity/bin/python tests/parity/run.py --output build/parity/report.json
+
+.PHONY: compatibility
+compatibility: setup ## verify the demo's version on older TensorFlows; writes build/compatibility/report.json
+	$(BIN)/python benchmarks/compatibility.py $(DEMO)/models/digits/1
+
 SOAK_KILLS ?= 6
 
 .PHONY: soak
@@ -85,8 +101,9 @@ soak: setup ## kill a training run SOAK_KILLS times at random moments; it has to
 	$(BIN)/python benchmarks/soak.py --kills $(SOAK_KILLS)
 
 .PHONY: bench
-bench: setup ## time the train step and the input pipeline; writes build/bench/
+bench: setup ## time the train step, the input pipeline and the export; writes build/bench/
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/input_pipeline.py
 
 .PHONY: lint

@@ -30,7 +30,7 @@ from train.sources.opening import open_source
 from train.sources.records import write_records
 from train.sources.tars import write_tar
 from vit22b import program
-from vit22b.config import Preprocess
+from vit22b.preprocess import Preprocess
 
 KINDS = ("folder", "arrayrecord", "tar")
 PHOTOGRAPH = (500, 375)

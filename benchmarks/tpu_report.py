@@ -17,13 +17,12 @@ from typing import Any
 
 from rich.table import Table
 
-from train import topology
 from train.abstract_step import Planned
 from train.compilation import compile_apart
 from train.compute import Compute
 from train.plan import GIB
 from train.prediction import asked, keep, predict, question, read_rows, write_rows
-from vit22b import program
+from vit22b import program, topology
 
 
 @dataclasses.dataclass(frozen=True)

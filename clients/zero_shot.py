@@ -25,7 +25,7 @@ from vit22b import program
 from vit22b.client import Classification
 from vit22b.errors import VitError
 from vit22b.folder import Record
-from vit22b.prompts import canonical
+from vit22b.prompts import canonical, read_names
 
 ROWS = 20
 PICTURES = 100
@@ -106,16 +106,7 @@ def class_names(arguments: Arguments, records: Sequence[Record]) -> list[str]:
     labels = sorted({label for record in records for label in record.labels})
     if arguments.classes and arguments.classes_file:
         raise ValueError("both --classes and --classes_file are given; expected one of them")
-    if arguments.classes_file:
-        if not arguments.classes_file.is_file():
-            raise ValueError(f"there is no file {arguments.classes_file}; expected one with a class name a line")
-        try:
-            lines = arguments.classes_file.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{arguments.classes_file} is no UTF-8 text; expected a class name a line") from error
-        classes = [line.strip() for line in lines if line.strip()]
-    else:
-        classes = list(arguments.classes) or labels
+    classes = read_names(arguments.classes_file) if arguments.classes_file else list(arguments.classes) or labels
     if not classes:
         raise ValueError("the class list is empty; name classes by --classes cat dog, or in a file by --classes_file")
     if labels and {canonical(label) for label in labels}.isdisjoint(map(canonical, classes)):

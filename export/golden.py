@@ -31,9 +31,8 @@ def requests(manifest: Manifest, tokenizer: str, model: str) -> Iterator[predict
         tokenizer: its tokenizer.json, or "".
         model: the name that it is served under.
     """
-    table = signature.signatures(manifest.config, manifest.preprocess)
-    for name in manifest.signatures:
-        inputs = table[name].inputs
+    for name, entry in manifest.contract().items():
+        inputs = entry.inputs
         for size in manifest.batch_sizes if inputs else (0,):
             request = predict_pb2.PredictRequest()
             request.model_spec.name = model
@@ -41,9 +40,12 @@ def requests(manifest: Manifest, tokenizer: str, model: str) -> Iterator[predict
             for key in inputs:
                 value = _INPUTS[key](size, manifest, tokenizer)
                 request.inputs[key].CopyFrom(tf.make_tensor_proto(value, dtype=inputs[key].dtype))
-            if name == signature.FEATURES and size > 1:
+            if name == signature.FEATURES and size > manifest.batch_sizes[0]:
                 # At 22B a batch of 32 has 50 million floats of tokens: once is enough.
                 request.output_filter.append(signature.POOLED)
+            if signature.CLASSES in entry.outputs:
+                # Two classes that score alike may change places on another chip, and names have no tolerance.
+                request.output_filter.append(signature.SCORES)
             yield request
 
 
@@ -107,6 +109,15 @@ def _image_bytes(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[A
     return np.array([tf.io.encode_png(row).numpy() for row in _pixels(size, manifest, tokenizer)], object)
 
 
+def _examples(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[Any]:
+    def example(encoded: bytes) -> bytes:
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
+        features = tf.train.Features(feature={signature.IMAGE_BYTES: feature})
+        return tf.train.Example(features=features).SerializeToString()
+
+    return np.array([example(encoded) for encoded in _image_bytes(size, manifest, tokenizer)], object)
+
+
 def _token_ids(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.int32]:
     del manifest
     return Tokenizer.from_json(tokenizer).encode([_TEXTS[i % len(_TEXTS)] for i in range(size)])
@@ -115,5 +126,6 @@ def _token_ids(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.
 _INPUTS: dict[str, Callable[[int, Manifest, str], npt.NDArray[Any]]] = {
     signature.PIXELS: _pixels,
     signature.IMAGE_BYTES: _image_bytes,
+    signature.EXAMPLES: _examples,
     signature.TOKEN_IDS: _token_ids,
 }

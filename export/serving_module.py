@@ -6,80 +6,67 @@ call; it runs inside TensorFlow's batching op, while decoding is done per reques
 bad image cannot fail another's request.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import tensorflow as tf
-from flax import nnx
 from jax.experimental import jax2tf
 
-from vit22b import image, model, signature
+from export import class_bank, towers
+from export.batching import Batching, Outputs
+from export.towers import Tower
+from export.variables import Variables
+from vit22b import image, signature, version_window
 from vit22b.description import Description
+from vit22b.signature import ClassBank
+from vit22b.tokenizer import Tokenizer
 from vit22b.tree import Params, leaves
 
 PLATFORMS = ("cpu", "tpu", "cuda")
-Outputs = dict[str, tf.Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Batching:
-    """How the graph joins the requests of several callers into one run of a tower."""
-
-    kind: Literal["graph", "none"] = "graph"
-    """graph: TensorFlow's batching op around each tower. none: every request runs by itself, at any batch size."""
-    sizes: tuple[int, ...] = signature.BATCH_SIZES
-    """Sizes that a batch is padded to, ascending; the last is the most images a request may have."""
-    timeout_micros: int = 1000
-    """Longest wait of a request for others to join it."""
-    threads: int = 2
-    """Batches that run at once."""
-    queue: int = 64
-    """Full batches that may wait; a request beyond them is refused as UNAVAILABLE."""
-
-    def __post_init__(self) -> None:
-        if not self.sizes or list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
-            raise ValueError(f"--batch_sizes are {self.sizes}; expected ascending numbers from 1, for instance 1 2 4 8")
-        for name in ("timeout_micros", "threads", "queue"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--batch_{name} is {getattr(self, name)}; expected 1 or more")
 
 
 class ServingModule(tf.Module):
     """Variables and signatures of one model; `signatures` is what tf.saved_model.save takes."""
 
     def __init__(
-        self, description: Description, params: Params, batching: Batching, platforms: Sequence[str] = PLATFORMS
+        self,
+        description: Description,
+        variables: Variables,
+        batching: Batching,
+        platforms: Sequence[str] = PLATFORMS,
+        feature_layers: Sequence[int] = (),
+        bank: ClassBank | None = None,
     ) -> None:
-        """Makes the variables and traces the towers.
+        """Traces the towers, and where there is a class bank runs the text tower on its prompts.
 
         Args:
             description: of the checkpoint.
-            params: its parameters' tree; arrays of any kind.
+            variables: its weights.
             batching: see Batching.
             platforms: what the towers are lowered for, as JAX names them.
+            feature_layers: blocks whose tokens `features` answers too.
+            bank: classes for `classify`; the description has a text tower then.
+
+        Raises:
+            ValueError: a layer that the tower has not.
         """
         super().__init__()
         self._description = description
-        self._graph, self._shapes = model.abstract(description.config)
         self._batching = batching
         self._platforms = tuple(platforms)
-        contract = signature.signatures(description.config, description.preprocess)
-        names = leaves(params)
-        self._weights = {name: tf.Variable(leaf, trainable=False, name=name) for name, leaf in names.items()}
-        self._structure = jax.tree.structure(params)
-        self._order = list(names)
-        self.towers = {
-            "embed": self._tower("embed", self._embed, ("image",), contract[signature.EMBED_PIXELS]),
-            "features": self._tower("features", self._features, ("image",), contract[signature.FEATURES]),
-        }
-        if description.config.classes:
-            logits = contract[signature.LOGITS_PIXELS]
-            self.towers["logits"] = self._tower("logits", self._logits, ("image", "head"), logits)
-        if description.config.text:
-            self.towers["text"] = self._tower("text", self._text, ("text",), contract[signature.EMBED_TEXT])
-        self.xla_call_module_version = max(_module_version(tower) for tower in self.towers.values())
+        self._weights = leaves(variables.tree)  # by name; a nested dict would be wrapped by tf.Module
+        found = towers.towers(description, variables.weights, feature_layers)
+        self.towers = {name: self._tower(name, tower, variables.tree) for name, tower in found.items()}
+        if bank:
+            self._bank = bank
+            tokenizer = Tokenizer.from_json(description.tokenizer or "")
+            vectors = class_bank.embed(self.towers["text"], tokenizer, bank, batching.sizes[-1])
+            self._vectors = tf.Variable(vectors, trainable=False, name=class_bank.BANK)
+            self._class_names = tf.Variable(list(bank.classes), trainable=False, name="class_names")
+            tree = {**variables.tree, class_bank.BANK: self._vectors}
+            self.towers["classify"] = self._tower("classify", class_bank.tower(description.config, bank), tree)
+        graphs = [tower.get_concrete_function().graph.as_graph_def() for tower in self.towers.values()]
+        self.programs = [program for graph in graphs for program in version_window.programs(graph)]
 
     def signatures(self, manifest: str) -> dict[str, Callable[..., Any]]:
         """The signatures by name, as vit22b/signature.py lists them.
@@ -103,83 +90,36 @@ class ServingModule(tf.Module):
             table[signature.LOGITS_PIXELS] = self.towers["logits"]
         if "text" in self.towers:
             table[signature.EMBED_TEXT] = self.towers["text"]
+        if "classify" in self.towers:
+            table[signature.CLASSIFY] = self._on_bytes(self._classify)
+            table[signature.CLASSIFY_EXAMPLES] = self._classify_examples()
         return table
 
-    # The towers, in JAX.
-
-    def _network(self, params: Params) -> model.Model:
-        return nnx.merge(self._graph, {**self._shapes, **params})
-
-    def _embed(self, params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
-        out = self._network(params).image(model.normalise(pixels, self._description.preprocess))
-        return {signature.EMBEDDING: out["embedding"]}
-
-    def _features(self, params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
-        out = self._network(params).image(model.normalise(pixels, self._description.preprocess))
-        return {signature.POOLED: out["pooled"], signature.TOKENS: out["tokens"]}
-
-    def _logits(self, params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
-        out = self._network(params).embed_image(model.normalise(pixels, self._description.preprocess))
-        return {signature.LOGITS_OUTPUT: out["logits"]}
-
-    def _text(self, params: Params, token_ids: jax.Array) -> dict[str, jax.Array]:
-        return {signature.EMBEDDING: self._network(params).embed_text(token_ids)["embedding"]}
-
-    # The graph around them, in TensorFlow.
-
-    def _tower(
-        self,
-        name: str,
-        function: Callable[[Params, jax.Array], dict[str, jax.Array]],
-        parts: tuple[str, ...],
-        contract: signature.Signature,
-    ) -> Callable[..., Outputs]:
-        """A JAX function of some parts of the parameters and one input, as a traced tf.function that batches."""
+    def _tower(self, name: str, tower: Tower, tree: Params) -> Callable[..., Outputs]:
+        """A tower over its variables, as a traced tf.function that batches."""
         converted = jax2tf.convert(
-            function,
+            tower.function,
             polymorphic_shapes=[None, "(b, ...)"],
             with_gradient=False,
             native_serialization_platforms=self._platforms,
         )
 
         def run(x: tf.Tensor) -> Outputs:
-            weights = [self._weights[name] for name in self._order]
-            tree = jax.tree.unflatten(self._structure, weights)
-            return dict(converted({part: tree[part] for part in parts}, x))
+            return dict(converted({part: tree[part] for part in tower.parts}, x))
 
-        batched = self._batch(name, run)
+        batched = self._batching.around(name, run)
 
         def shaped(x: tf.Tensor) -> Outputs:
             # The batching op forgets its outputs' shapes, and a client reads them in the signature.
             outputs = batched(x)
-            return {key: tf.ensure_shape(outputs[key], spec.shape) for key, spec in contract.outputs.items()}
+            return {key: tf.ensure_shape(outputs[key], spec.shape) for key, spec in tower.contract.outputs.items()}
 
-        ((alias, spec),) = contract.inputs.items()
-        tower = tf.function(
+        ((alias, spec),) = tower.contract.inputs.items()
+        traced = tf.function(
             shaped, autograph=False, input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name=alias)]
         )
-        tower.get_concrete_function()
-        return tower
-
-    def _batch(self, name: str, run: Callable[[tf.Tensor], Outputs]) -> Callable[[tf.Tensor], Outputs]:
-        if self._batching.kind == "none":
-            return run
-        sizes = list(self._batching.sizes)
-        batched = tf.nondifferentiable_batch_function(
-            num_batch_threads=self._batching.threads,
-            max_batch_size=sizes[-1],
-            batch_timeout_micros=self._batching.timeout_micros,
-            allowed_batch_sizes=sizes,
-            max_enqueued_batches=self._batching.queue,
-            autograph=False,
-        )(run)
-
-        def scoped(x: tf.Tensor) -> Outputs:
-            # The op's queue is found by the scope it was made in: two towers in one scope would share a queue.
-            with tf.name_scope(f"{name}_tower"):
-                return batched(x)
-
-        return scoped
+        traced.get_concrete_function()
+        return traced
 
     def _on_bytes(self, tower: Callable[..., Outputs]) -> Callable[..., Outputs]:
         spec = tf.TensorSpec([None], tf.string, name=signature.IMAGE_BYTES)
@@ -201,6 +141,18 @@ class ServingModule(tf.Module):
 
         return embed_each
 
+    def _classify(self, pixels: tf.Tensor) -> Outputs:
+        scores = self.towers["classify"](self.towers["embed"](pixels)[signature.EMBEDDING])[signature.SCORES]
+        return class_bank.best(scores, self._class_names, self._bank.top)
+
+    def _classify_examples(self) -> Callable[..., Outputs]:
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signature.EXAMPLES)])
+        def classify_examples(inputs: tf.Tensor) -> Outputs:
+            encoded = class_bank.images_of(inputs)
+            return self._classify(image.preprocess_batch(encoded, self._description.preprocess))
+
+        return classify_examples
+
     def _describe(self) -> Callable[..., Outputs]:
         @tf.function(autograph=False, input_signature=[])
         def describe() -> Outputs:
@@ -210,10 +162,3 @@ class ServingModule(tf.Module):
             }
 
         return describe
-
-
-def _module_version(tower: Any) -> int:
-    """The version of the XlaCallModule op in a tower's graph, which decides what runtimes can run it."""
-    graph = tower.get_concrete_function().graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return max(node.attr["version"].i for node in nodes if node.op == "XlaCallModule")

@@ -10,53 +10,33 @@ itself by. It is written beside its place and renamed, so that no server sees ha
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
 import datetime
+import gc
 import hashlib
 import importlib.metadata
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
 import tensorflow as tf
 
-from export.serving_module import PLATFORMS, Batching, ServingModule
+from export import apart, numerics, stablehlo, variables
+from export.batching import Batching
+from export.class_bank import write_methods
+from export.serving_module import ServingModule
+from export.settings import Settings, check_format, check_layers, check_numerics, check_platforms
+from export.tpu_target import Target
+from export.variables import Variables
 from export.version_folder import choose_version, sha256, staged
 from vit22b import program, signature
-from vit22b.checkpoint import Trained, Weights, load
 from vit22b.description import git_revision
-from vit22b.signature import Manifest
+from vit22b.layers import Layers, open_layers
+from vit22b.quantised import TOLERANCES, weight_bytes
+from vit22b.signature import ClassBank, Manifest
+from vit22b.version_window import Program
 
 # JAX promises to load an exported program for six months (docs.jax.dev, "Exporting and serialization").
 GUARANTEE = datetime.timedelta(days=180)
 _PACKAGES = ("flax", "jax", "jaxlib", "orbax-checkpoint", "tensorflow", "vit22b")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Export a checkpoint as a version of a served model."""
-
-    checkpoint: Path
-    """A work directory of train/pretrain.py or train/lit.py (its latest step), or one step in it."""
-    output: Path
-    """The model's folder in the repository, REPOSITORY/MODEL; the version is written below it."""
-    weights_from: Weights = "auto"
-    """ema: the moving average of the weights; params: as the last step left them; auto: the average where the
-    checkpoint has one."""
-    version: int | None = None
-    """Number of the version; the next free one if not given. A version that exists is never overwritten."""
-    platforms: tuple[str, ...] = PLATFORMS
-    """What the program is lowered for."""
-    batching: Literal["graph", "none"] = "graph"
-    """graph: requests of several callers are joined inside the graph. none: each runs by itself, at any size."""
-    batch_sizes: tuple[int, ...] = signature.BATCH_SIZES
-    """Allowed batch sizes, ascending, all of them warmed before the version is AVAILABLE; the last caps a request."""
-    batch_timeout_micros: int = Batching.timeout_micros
-    """Longest wait of a request for others to join it."""
-    batch_threads: int = Batching.threads
-    """Batches that run at once."""
-    batch_queue: int = Batching.queue
-    """Full batches that may wait; beyond them a request is refused as UNAVAILABLE."""
 
 
 def export(settings: Settings) -> None:
@@ -66,57 +46,120 @@ def export(settings: Settings) -> None:
         ValueError: no such checkpoint, a version that exists, or settings that do not fit.
         OSError: the folder cannot be written, or the version does not run here.
     """
-    batching = Batching(
-        settings.batching,
-        settings.batch_sizes,
-        settings.batch_timeout_micros,
-        settings.batch_threads,
-        settings.batch_queue,
-    )
-    unknown = set(settings.platforms) - set(PLATFORMS)
-    if unknown or not settings.platforms:
-        raise ValueError(f"--platforms are {settings.platforms}; expected some of {', '.join(PLATFORMS)}")
+    check_platforms(settings)
+    check_format(settings)
+    check_numerics(settings)
     output = settings.output.absolute()
-    version = choose_version(output, settings.version)
-    trained = load(settings.checkpoint, weights=settings.weights_from)
-    module = ServingModule(trained.description, trained.params, batching, settings.platforms)
-    manifest = make_manifest(trained, module, batching, settings.platforms)
-    with staged(output, version) as folder:
-        save(module, manifest, trained.description.tokenizer, folder)
-        _record(folder, output.name)
+    choose_version(output, settings.version)  # so that one that is there is told before anything is read
+    layers = open_layers(settings.checkpoint, settings.weights_from)
+    description = layers.description
+    check_layers(settings.feature_layers, description.config.image.depth)
+    bank = settings.classes.bank(description.config)
+    settings.target.require_fit(description.config, settings.weights, settings.batching.sizes)
+    write = _write_stablehlo if settings.format.format == "stablehlo" else _write_savedmodel
+    with staged(output, settings.version, weight_bytes(description.config, settings.weights)) as stage:
+        manifest = write(settings, layers, bank, stage.folder)
+    if settings.weights != "float32" and settings.unmeasured:
+        print(f"{settings.weights} against float32: not measured, since {settings.unmeasured}")
     print(
-        f"{output / str(version)}: step {trained.step} ({trained.weights}), space {manifest.space_id}, "
+        f"{output / str(stage.version)}: step {layers.step} ({layers.weights}), space {manifest.space_id}, "
         f"{', '.join(manifest.signatures)}"
     )
 
 
-def make_manifest(trained: Trained, module: ServingModule, batching: Batching, platforms: tuple[str, ...]) -> Manifest:
+def _write_savedmodel(settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path) -> Manifest:
+    manifest = _convert(settings, layers, bank, folder)
+    gc.collect()  # the graph refers to itself; what comes next needs the memory of its weights
+    settings.target.prove(folder)
+    if settings.golden == "recorded":
+        _record(folder, settings.output.absolute().name)
+        if not settings.unmeasured:
+            numerics.measure_apart(folder, layers.folder, settings.weights_from, settings.limit)
+    return manifest
+
+
+def _convert(settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path) -> Manifest:
+    """Writes the version as it is before it ran."""
+    description, batching = layers.description, settings.target.batching(settings.batching)
+    weights = variables.stream(layers, settings.weights)
+    module = ServingModule(description, weights, batching, settings.platforms, settings.feature_layers, bank)
+    manifest = make_manifest(settings, layers, weights, module.programs, bank)
+    save(module, manifest, description.tokenizer, folder, settings.target, settings.batching)
+    return manifest
+
+
+def _write_stablehlo(settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path) -> Manifest:
+    weights = variables.stream(layers, settings.weights)
+    exported = stablehlo.programs(
+        layers.description, weights.weights, settings.platforms, settings.feature_layers, settings.format.abstract_mesh
+    )
+    found = [Program.of(one.calling_convention_version, one.mlir_module_serialized) for one in exported.values()]
+    # Its golden answers would be another file; jax.export's programs have no server that reads one.
+    manifest = dataclasses.replace(
+        make_manifest(settings, layers, weights, found, bank),
+        signatures=tuple(stablehlo.SIGNATURES[tower] for tower in exported),
+        batching=False,
+        golden="none",
+    )
+    stablehlo.write(folder, exported, weights.tree, layers.description.tokenizer)
+    write_manifest(manifest, layers.description.tokenizer, folder)
+    return manifest
+
+
+def make_manifest(
+    settings: Settings, layers: Layers, weights: Variables, programs: Sequence[Program], bank: ClassBank | None
+) -> Manifest:
     """What the version will say of itself."""
-    description = trained.description
+    description = layers.description
     config, preprocess = description.config, description.preprocess
     today = datetime.date.today()
     return Manifest(
-        space_id=trained.space_id,
+        space_id=weights.space_id,
         config=config,
         preprocess=preprocess,
         labels=description.labels,
-        signatures=tuple(signature.signatures(config, preprocess)),
-        batch_sizes=batching.sizes,
-        batching=batching.kind == "graph",
-        weights="float32",
-        platforms=platforms,
-        step=trained.step,
-        source=trained.weights,
+        signatures=tuple(signature.signatures(config, preprocess, settings.feature_layers, bank)),
+        batch_sizes=settings.batching.sizes,
+        batching=settings.target.batching(settings.batching).kind == "graph",
+        weights=weights.weights,
+        platforms=settings.platforms,
+        step=layers.step,
+        source=layers.weights,
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
-        xla_call_module_version=module.xla_call_module_version,
+        xla_call_module_version=max(program.version for program in programs),
+        stablehlo_version=programs[0].stablehlo,
         exported_on=today.isoformat(),
         loads_until=(today + GUARANTEE).isoformat(),
         git_revision=git_revision(),
+        feature_layers=settings.feature_layers,
+        class_bank=bank,
+        golden=settings.golden,
+        target=settings.target.target,
+        format=settings.format.format,
+        mesh=settings.format.axes,
+        compatible_with=() if weights.weights == "float32" else (weights.float32_space_id,),
+        tolerance=TOLERANCES[weights.weights],
     )
 
 
-def save(module: ServingModule, manifest: Manifest, tokenizer: str | None, folder: Path) -> None:
-    """Writes the SavedModel and, beside it, the manifest with the hashes of what was written."""
+def save(
+    module: ServingModule,
+    manifest: Manifest,
+    tokenizer: str | None,
+    folder: Path,
+    target: Target,
+    batching: Batching,
+) -> None:
+    """Writes the SavedModel and, beside it, what its target needs and the manifest.
+
+    Args:
+        module: the graph.
+        manifest: without hashes.
+        tokenizer: its JSON text.
+        folder: to write into.
+        target: see Target.
+        batching: that a converter shall put around the towers; the graph's own is in the module.
+    """
     aliases = {f"{name}_tower": tower for name, tower in module.towers.items()}
     tf.saved_model.save(
         module,
@@ -124,6 +167,14 @@ def save(module: ServingModule, manifest: Manifest, tokenizer: str | None, folde
         signatures=module.signatures(manifest.to_json()),
         options=tf.saved_model.SaveOptions(function_aliases=aliases),
     )
+    if manifest.class_bank:
+        write_methods(folder, {signature.CLASSIFY_EXAMPLES: signature.CLASSIFY_METHOD})
+    target.write(folder, batching)
+    write_manifest(manifest, tokenizer, folder)
+
+
+def write_manifest(manifest: Manifest, tokenizer: str | None, folder: Path) -> None:
+    """Writes the manifest with the hashes of what was written."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     hashes[signature.TOKENIZER] = hashlib.sha256((tokenizer or "").encode()).hexdigest()
@@ -134,19 +185,14 @@ def save(module: ServingModule, manifest: Manifest, tokenizer: str | None, folde
 
 def _record(folder: Path, model_name: str) -> None:
     """Golden answers come from a second process, which has nothing but the files."""
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("verify.py")),
-        str(folder),
-        "--record",
-        "--model",
-        model_name,
-    ]
-    if subprocess.run(command, check=False).returncode:
-        raise ChildProcessError("the version does not run on this machine (see above), so it was not written")
+    if apart.run("verify.py", str(folder), "--record", "--model", model_name):
+        raise ChildProcessError(
+            "golden answers were not recorded (see above), so the version was not written; where this machine cannot "
+            "run it, --golden none leaves that to another one"
+        )
 
 
 if __name__ == "__main__":
     # Export needs no accelerator, and must not take one from a training run on the same host.
     jax.config.update("jax_platforms", "cpu")
-    program.run(export, Settings, __doc__)
+    program.run(export, Settings, __doc__, failures=(tf.errors.OpError,))

@@ -1,44 +1,75 @@
 """Runs a version's golden requests and compares the answers with the recorded ones.
 
     .venv/bin/python export/verify.py build/models/digits/1
+    .venv/bin/python export/verify.py build/models/digits/1 --address localhost:8500 --model digits
 
-prints a table (signature, batch, largest absolute error, smallest cosine, milliseconds) and exits 1 where an answer is
-off. With --record it writes the answers instead: the export runs that in a process of its own, which loads the version
-as a server does and not from what the exporting process has in memory.
+The first loads the version in TensorFlow here, the second asks a live server, ours or TensorFlow Serving, for the same
+answers. Both print a table (signature, batch, largest absolute error, smallest cosine, milliseconds) and exit with 1
+where an answer is off. With --record the answers are written: the export runs that in a process of its own, which
+loads the version as a server does and not from what the exporting process has in memory. JAX is not needed.
 """
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
+import datetime
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import tensorflow as tf
 import tyro
-from rich.console import Console
 from rich.table import Table
-from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from export import golden
-from export.version_folder import sha256
-from vit22b import program, signature
-from vit22b.difference import TOLERANCE, Difference, difference
+from export.live import LiveServer
+from export.version_folder import rewrite, sha256
+from vit22b import program, signature, version_window
+from vit22b.difference import Difference, difference
+from vit22b.errors import VitError
 from vit22b.signature import Manifest
+
+_TIMEOUT = 60.0
+
+Answer = Callable[[predict_pb2.PredictRequest], predict_pb2.PredictResponse]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Verify a SavedModel version against its golden requests."""
 
-    version: Annotated[Path, tyro.conf.Positional]
-    """The version's folder."""
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    """The version's folder. It has the golden requests, which no server gives out: --address needs it too."""
     record: bool = False
     """Write the answers as the golden ones instead of comparing them."""
+    address: str = ""
+    """host:port of a server to ask, instead of loading the version here."""
     model: str = ""
-    """With --record: name in the recorded requests; the name of the folder above if not given."""
-    tolerance: float = TOLERANCE
-    """Largest error of an output, as a part of the greatest value recorded for it."""
+    """Name of the model at the server, or in what --record writes; the name of the folder above if not given."""
+    version: int | None = None
+    """With --address: the version to ask for; the server's choice, its latest, if not given."""
+    label: str = ""
+    """With --address: the label of the version to ask for."""
+    timeout: float = _TIMEOUT
+    """With --address: seconds that one answer may take."""
+    ca: Path | None = None
+    """With --address: PEM file of the authority that signed the server's certificate; connects by TLS."""
+    tolerance: float | None = None
+    """Largest error of an output, as a part of the greatest value recorded for it; the manifest's if not given."""
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(f"--tolerance is {self.tolerance}; expected a number above 0, such as 1e-4")
+        if self.address:
+            if self.record:
+                raise ValueError("--record writes what the version answers here; leave --address out")
+            return
+        given = {"version": self.version is not None, "label": self.label, "ca": self.ca is not None}
+        given["timeout"] = self.timeout != _TIMEOUT
+        if names := [f"--{name}" for name, there in given.items() if there]:
+            raise ValueError(f"{', '.join(names)} only with --address, which names the server to ask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,70 +82,136 @@ class Row:
     milliseconds: float
 
 
+class WindowError(Exception):
+    """The TensorFlow here cannot run the version."""
+
+
 def verify(settings: Settings) -> int:
     """Records or compares; the exit code."""
-    signatures, manifest, tokenizer = load(settings.version)
-    path = settings.version / signature.WARMUP_FILE
+    folder = settings.folder
+    if folder is None:
+        raise ValueError("no folder is given; name the version, <repository>/<model>/<n>, whose requests are to be run")
+    model = settings.model or folder.absolute().parent.name
     if settings.record:
-        logs = [
-            prediction_log_pb2.PredictLog(request=request, response=golden.answer(signatures, request))
-            for request in golden.requests(
-                manifest, tokenizer, settings.model or settings.version.absolute().parent.name
-            )
-        ]
-        golden.write(path, logs)
-        print(f"recorded {len(logs)} golden answers")
-        return 0
-    check_hashes(settings.version)
-    rows = list(compare(signatures, golden.read(path), settings.tolerance))
-    _print(rows, settings.tolerance)
+        return record(folder, model)
+    manifest = read_manifest(folder)
+    logs = _golden(folder, manifest)
+    tolerance = manifest.tolerance if settings.tolerance is None else settings.tolerance
+    if settings.address:
+        at = {"version": settings.version, "label": settings.label, "timeout": settings.timeout, "ca": settings.ca}
+        with LiveServer(settings.address, model, **at) as server:
+            number = server.check_space(manifest, folder)
+            print(f"asking version {number} of {model} at {settings.address}")
+            rows = list(compare(server.answer, logs, tolerance))
+    else:
+        check_hashes(folder, manifest)
+        signatures, _, _ = load(folder)
+        # XLA compiles at the first run of each.
+        rows = list(compare(lambda request: golden.answer(signatures, request), logs, tolerance, untimed=1))
+    _print(rows, tolerance)
     return 1 if any(row.difference.problem for row in rows) else 0
 
 
-def load(version: Path) -> tuple[golden.Signatures, Manifest, str]:
-    """Loads a version in this process: its signatures, its manifest and its tokenizer.json.
+def record(folder: Path, model: str) -> int:
+    """Writes the answers of this machine as the golden ones.
+
+    Args:
+        folder: of the version.
+        model: the name that it will be served under.
+    """
+    signatures, manifest, tokenizer = load(folder)
+    logs = [
+        prediction_log_pb2.PredictLog(request=request, response=golden.answer(signatures, request))
+        for request in golden.requests(manifest, tokenizer, model)
+    ]
+    rewrite(folder / signature.WARMUP_FILE, lambda path: golden.write(path, logs))
+    written = read_manifest(folder)
+    if written.golden == "none":
+        text = dataclasses.replace(written, golden="recorded").to_json()
+        rewrite(folder / signature.MANIFEST_FILE, lambda path: path.write_text(text))
+    print(f"recorded {len(logs)} golden answers")
+    return 0
+
+
+def load(folder: Path) -> tuple[golden.Signatures, Manifest, str]:
+    """Loads a version in this process: its signatures, and the manifest and the tokenizer.json that it describes.
 
     Raises:
         ValueError: it is no version that vit22b exported.
+        WindowError: its programs are newer than the TensorFlow here.
     """
-    if not (version / "saved_model.pb").is_file():
-        raise ValueError(f"{version} is no SavedModel version: it has no saved_model.pb; name <repository>/<model>/<n>")
-    signatures = tf.saved_model.load(str(version)).signatures
-    if signature.DESCRIBE not in signatures:
-        raise ValueError(f"{version} has no signature {signature.DESCRIBE!r}: vit22b did not export it")
+    written = read_manifest(folder)
+    if problem := version_window.problem(version_window.read(folder), written.versions):
+        raise WindowError(f"{folder}: {problem}")
+    if datetime.date.today().isoformat() > written.loads_until:
+        print(f"warning: JAX promised to load {folder} until {written.loads_until}; export it again", file=sys.stderr)
+    signatures = tf.saved_model.load(str(folder)).signatures
     described = signatures[signature.DESCRIBE]()
     manifest = Manifest.from_json(described[signature.MANIFEST].numpy())
     return signatures, manifest, described[signature.TOKENIZER].numpy().decode()
 
 
-def check_hashes(version: Path) -> None:
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest beside a version's graph.
+
+    Raises:
+        ValueError: there is none, or it is of a version that is no SavedModel.
+    """
+    path = folder / signature.MANIFEST_FILE
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; name an exported version, <repository>/<model>/<n>")
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: vit22b did not export this version, or a copy left it out")
+    manifest = Manifest.from_json(path.read_text())
+    if manifest.format != "savedmodel":
+        raise ValueError(f"{folder} has the format {manifest.format}, which no TensorFlow runs; see docs/stablehlo.md")
+    if not (folder / "saved_model.pb").is_file():
+        raise ValueError(f"{folder} is no SavedModel version: it has no saved_model.pb; copy it again")
+    return manifest
+
+
+def check_hashes(folder: Path, manifest: Manifest) -> None:
     """Compares the files of a version with the hashes in its manifest.
 
     Raises:
-        ValueError: there is no manifest, or a file is missing or changed.
+        ValueError: a file is missing or changed.
     """
-    path = version / signature.MANIFEST_FILE
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: vit22b did not export this version, or a copy left it out")
-    for name, expected in Manifest.from_json(path.read_text()).hashes.items():
-        file = version / name
+    for name, expected in manifest.hashes.items():
+        file = folder / name
         if name != signature.TOKENIZER and not (file.is_file() and sha256(file) == expected):
             raise ValueError(f"{file} is {'changed' if file.exists() else 'missing'} since the export; copy it again")
 
 
 def compare(
-    signatures: golden.Signatures, logs: list[prediction_log_pb2.PredictLog], tolerance: float
+    answer: Answer, logs: list[prediction_log_pb2.PredictLog], tolerance: float, untimed: int = 0
 ) -> Iterator[Row]:
-    """Runs every golden request; one row each."""
+    """Runs every golden request; one row each.
+
+    Args:
+        answer: runs a request.
+        logs: the requests with their golden answers.
+        tolerance: see vit22b/difference.py.
+        untimed: runs of each request before the one that is timed.
+    """
     for log in logs:
-        golden.answer(signatures, log.request)  # the first run compiles, the second is timed
+        for _ in range(untimed):
+            answer(log.request)
         begin = time.perf_counter()
-        response = golden.answer(signatures, log.request)
+        response = answer(log.request)
         milliseconds = (time.perf_counter() - begin) * 1e3
         inputs = list(log.request.inputs.values())
         batch = inputs[0].tensor_shape.dim[0].size if inputs else 0
         found = difference(golden.outputs(log.response), golden.outputs(response), tolerance)
         yield Row(log.request.model_spec.signature_name, batch, found, milliseconds)
+
+
+def _golden(folder: Path, manifest: Manifest) -> list[prediction_log_pb2.PredictLog]:
+    if manifest.golden == "none":
+        raise ValueError(
+            f"{folder} was written with --golden none and has no golden answers; record them on a machine that can run "
+            f"it: .venv/bin/python export/verify.py {folder} --record"
+        )
+    return golden.read(folder / signature.WARMUP_FILE)
 
 
 def _print(rows: list[Row], tolerance: float) -> None:
@@ -124,8 +221,7 @@ def _print(rows: list[Row], tolerance: float) -> None:
         found = row.difference
         figures = f"{found.max_abs_error:.2e}", f"{found.cosine:.7f}", f"{row.milliseconds:.1f}"
         table.add_row(row.signature, str(row.batch or "-"), *figures, style=style)
-    console = Console()
-    console.print(table)
+    program.table_console().print(table)
     for row in rows:
         if row.difference.problem:
             print(f"{row.signature}, batch {row.batch}: {row.difference.problem}")
@@ -134,4 +230,4 @@ def _print(rows: list[Row], tolerance: float) -> None:
 
 
 if __name__ == "__main__":
-    program.run(verify, Settings, __doc__, failures=(tf.errors.OpError,))
+    program.run(verify, Settings, __doc__, failures=(tf.errors.OpError, VitError, WindowError))

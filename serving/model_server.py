@@ -161,7 +161,9 @@ def _lifecycle(options: flags.Flags, stop: threading.Event) -> Lifecycle:
         return loaded
 
     retries = lifecycle.Retries(
-        options.max_num_load_retries, options.load_retry_interval_micros / 1e6, vain=(warmup.GoldenError,)
+        options.max_num_load_retries,
+        options.load_retry_interval_micros / 1e6,
+        vain=(warmup.GoldenError, saved_model.WindowError),
     )
     return lifecycle.Lifecycle(load, retries, stop)
 

@@ -7,6 +7,7 @@ uses.
 import contextlib
 import datetime
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,24 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.runtime import Runtime
+from vit22b import version_window
 from vit22b.signature import MANIFEST_FILE, Manifest
 
 _INIT_OP = "__saved_model_init_op"
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")  # where TF1 models name their init op
 _NOTICE = datetime.timedelta(days=30)
 
+# What a restore says of files that are cut, changed or missing.
+_DAMAGE = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError)
+
 logger = logging.getLogger(__name__)
+
+
+class WindowError(tf.errors.InvalidArgumentError):
+    """The programs of a version are newer than TensorFlow here; they will be the next time too."""
+
+    def __init__(self, message: str):
+        super().__init__(None, None, message)
 
 
 def read_meta_graph(path: Path, tags: frozenset[str]) -> meta_graph_pb2.MetaGraphDef:
@@ -69,13 +81,28 @@ def restore(path: Path, meta_graph: meta_graph_pb2.MetaGraphDef, config: config_
     with contextlib.ExitStack() as undo:
         undo.callback(runtime.close)
         if saver.restore_op_name and variables.with_suffix(".index").exists():
-            runtime.run({saver.filename_tensor_name: _string(variables), **assets}, [], [saver.restore_op_name])
+            with _naming(path):
+                runtime.run({saver.filename_tensor_name: _string(variables), **assets}, [], [saver.restore_op_name])
         else:
             logger.info("The specified SavedModel has no variables; no checkpoints were restored: %s", path)
         if init_op := _init_op(meta_graph):
             runtime.run(assets, [], [init_op])
         undo.pop_all()
     return runtime
+
+
+def check_window(path: Path, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
+    """Refuses a version whose programs TensorFlow here cannot run, which TensorFlow would say at the first run only.
+
+    Raises:
+        WindowError: they are newer; the text has the remedy.
+    """
+    try:
+        written_with = Manifest.from_json((path / MANIFEST_FILE).read_bytes()).versions
+    except (OSError, ValueError):  # somebody else's version
+        written_with = {}
+    if problem := version_window.problem(meta_graph.graph_def, written_with):
+        raise WindowError(f"{path}: {problem}")
 
 
 def warn_of_expiry(path: Path) -> None:
@@ -111,6 +138,20 @@ def file_error(error: OSError) -> tf.errors.OpError:
     }
     kind = kinds.get(type(error), tf.errors.UnknownError)
     return kind(None, None, f"{error.filename}; {error.strerror}" if error.filename else str(error))
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Logs which version it is that cannot be restored: TensorFlow's error, which is passed on as it is, does not."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        remedy = ""
+        if isinstance(error, _DAMAGE):
+            remedy = ". Its files are not what the export wrote: copy the version again; .venv/bin/python "
+            remedy += f"export/verify.py {path} names the file"
+        logger.error("Cannot restore the variables of %s: %s%s", path, error.message.partition("\n")[0], remedy)
+        raise
 
 
 def _init_op(meta_graph: meta_graph_pb2.MetaGraphDef) -> str | None:

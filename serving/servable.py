@@ -65,6 +65,7 @@ class Servable:
             text = f"Error while attempting to reserve resources to load servable {{name: {name} version: {version}}}"
             raise tf.errors.FailedPreconditionError(None, None, f"{text}: {path}; Not a directory")
         meta_graph = saved_model.read_meta_graph(path, options.tags)
+        saved_model.check_window(path, meta_graph)
         # A copy: a part of a message keeps the whole of it, the graph too, in memory.
         signatures = get_model_metadata_pb2.SignatureDefMap()
         for key, signature in meta_graph.signature_def.items():

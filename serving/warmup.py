@@ -17,7 +17,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from serving import tensors
 from serving.servable import Servable
 from vit22b.difference import difference
-from vit22b.signature import WARMUP_FILE
+from vit22b.signature import MANIFEST_FILE, TOLERANCE, WARMUP_FILE, Manifest
 
 MAX_RECORDS = 1000
 
@@ -51,12 +51,15 @@ def warm_up(servable: Servable, path: Path, *, check_golden: bool = False) -> in
         return 0
     start = time.monotonic()
     count = 0
+    tolerance = _tolerance(path) if check_golden else TOLERANCE
     logger.info("Starting to read warmup data for model at %s", file)
     for count, log in enumerate(_records(file), start=1):
         if count > MAX_RECORDS:
             text = f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}"
             raise tf.errors.InvalidArgumentError(None, None, text)
-        _replay(servable, log, check_golden)
+        answer = _replay(servable, log)
+        if check_golden and answer is not None:
+            _compare(answer, log.predict_log.response, tolerance)
     elapsed = int(1e6 * (time.monotonic() - start))
     logger.info(
         "Finished reading warmup data for model at %s. Number of warmup records read: %d. "
@@ -81,24 +84,31 @@ def _records(file: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
         raise tf.errors.DataLossError(None, None, text) from error
 
 
-def _replay(servable: Servable, log: prediction_log_pb2.PredictionLog, check_golden: bool) -> None:
+def _tolerance(path: Path) -> float:
+    """The tolerance of a version's golden answers: its manifest's, where it has one."""
+    try:
+        return Manifest.from_json((path / MANIFEST_FILE).read_bytes()).tolerance
+    except (OSError, ValueError):  # somebody else's version, or a manifest that its load has warned of
+        return TOLERANCE
+
+
+def _replay(servable: Servable, log: prediction_log_pb2.PredictionLog) -> predict_pb2.PredictResponse | None:
+    """The answer to a record; None for a record that asks nothing."""
     kind = log.WhichOneof("log_type")
     if kind is None:
-        return
+        return None
     if kind != "predict_log":
         number = log.DESCRIPTOR.fields_by_name[kind].number
         raise tf.errors.UnimplementedError(None, None, f"Unsupported log_type for warmup: {number}")
-    answer = servable.predict(log.predict_log.request)
-    if check_golden:
-        _compare(answer, log.predict_log.response)
+    return servable.predict(log.predict_log.request)
 
 
-def _compare(answer: predict_pb2.PredictResponse, golden: predict_pb2.PredictResponse) -> None:
+def _compare(answer: predict_pb2.PredictResponse, golden: predict_pb2.PredictResponse, tolerance: float) -> None:
     """Every recorded output against its answer, by the rule of vit22b/difference.py."""
     try:
         expected = {alias: tensors.from_proto(proto) for alias, proto in golden.outputs.items()}
         got = {alias: tensors.from_proto(proto) for alias, proto in answer.outputs.items()}
-        problem = difference(expected, got).problem
+        problem = difference(expected, got, tolerance).problem
     except ValueError as error:
         problem = str(error)
     if problem:

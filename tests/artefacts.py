@@ -15,6 +15,9 @@ from vit22b import program
 
 ROOT = Path(__file__).parents[1]
 BATCH_SIZES = (1, 4, 8)
+FEATURE_LAYERS = (2, 0)
+CLASSES = ("Zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TEMPLATES = ("the number {}.", "a drawing of the numeral {}.")
 
 
 @pytest.fixture(scope="session")
@@ -78,11 +81,19 @@ def tuned(artefacts: Path, digits: Path, pretrained: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(artefacts: Path, tuned: Path) -> Path:
-    """A model repository with the model `digits`, version 1: the export of `tuned`."""
+    """A model repository with the model `digits`, version 1: the export of `tuned` with every signature there is."""
     from export import to_savedmodel
+    from export.batching import Batching
+    from export.class_bank import Classes
 
     to_savedmodel.export(
-        to_savedmodel.Settings(checkpoint=tuned, output=artefacts / "models" / "digits", batch_sizes=BATCH_SIZES)
+        to_savedmodel.Settings(
+            checkpoint=tuned,
+            output=artefacts / "models" / "digits",
+            feature_layers=FEATURE_LAYERS,
+            classes=Classes(CLASSES, templates=TEMPLATES, top=3),
+            batching=Batching(sizes=BATCH_SIZES),
+        )
     )
     return artefacts / "models"
 

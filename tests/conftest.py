@@ -21,7 +21,9 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-with install_import_hook(["vit22b.block", "vit22b.model", "vit22b.stack", "vit22b.text"], "beartype.beartype"):
+with install_import_hook(
+    ["vit22b.block", "vit22b.model", "vit22b.pooling", "vit22b.stack", "vit22b.text"], "beartype.beartype"
+):
     import vit22b.model  # noqa: F401
 
 pytest_plugins = ("tests.artefacts", "tests.clienthood")

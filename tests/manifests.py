@@ -1,6 +1,7 @@
 """A manifest for tests that need one and no model behind it."""
 
-from vit22b.config import ModelConfig, Preprocess, text_tower, vit
+from vit22b.config import ModelConfig, text_tower, vit
+from vit22b.preprocess import Preprocess
 from vit22b.signature import Manifest, signatures
 
 MU = vit("mu")

@@ -1,6 +1,8 @@
 """Real image files for the tests, made by Pillow."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -20,3 +22,34 @@ def encoded(picture, kind, **options):
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
+
+
+def sixteen_bit():
+    """Grey noise."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 1 << 16, (21, 34)).astype(np.uint16))
+
+
+def orientation(value):
+    """EXIF that says how the camera was held, 1 to 8."""
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"
+    exif[0x0112] = value
+    return exif.tobytes()
+
+
+def huge(kind):
+    """A file of a few bytes whose header announces 23000 x 23000 pixels (16383 x 16383, WebP's most)."""
+    data = bytearray(encoded(picture(), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    if kind == "PNG":
+        data[16:24] = struct.pack(">II", 23000, 23000)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    elif kind == "JPEG":
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = struct.pack(">HH", 23000, 23000)
+    elif kind == "GIF":
+        data[6:10] = struct.pack("<HH", 23000, 23000)
+    elif kind == "BMP":
+        data[18:26] = struct.pack("<ii", 23000, -23000)
+    else:
+        data[21:25] = struct.pack("<I", 0x0FFFFFFE)
+    return bytes(data)

@@ -21,7 +21,8 @@ from PIL import Image
 
 from tests import manifests
 from vit22b import signature, wire_pb2
-from vit22b.config import ModelConfig, Preprocess, text_tower, vit
+from vit22b.config import ModelConfig, text_tower, vit
+from vit22b.preprocess import Preprocess
 from vit22b.prompts import TEMPLATES, find_templates, prompts
 from vit22b.signature import Manifest
 from vit22b.tensors import from_wire, to_wire

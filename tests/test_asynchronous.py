@@ -122,3 +122,14 @@ def test_an_execution_that_cannot_be_is_refused():
         Execution(parallel="ring", remat="offload", mesh=make_mesh(1, 1))
     with pytest.raises(ValueError, match="remat is 'some'; expected one of none, dots, full, offload"):
         Execution(remat="some")
+
+
+def test_blocks_that_are_not_the_papers_are_refused_by_name():
+    config = dataclasses.replace(CONFIG, block="sequential", norm="layer")
+    execution = Execution(parallel="ring", mesh=make_mesh(1, 1))
+    message = (
+        r"\(ring\) run the paper's block alone, and this tower's has block sequential, norm layer; take --parallel"
+    )
+    with pytest.raises(ValueError, match=message):
+        stack.run(stack.stack(config, nnx.Rngs(0)), jnp.zeros(SHAPE), execution=execution)
+    asynchronous.check(dataclasses.replace(CONFIG, qk_norm=False))

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from tests.pictures import FORMATS, encoded, picture
+from tests.pictures import FORMATS, encoded, huge, orientation, picture, sixteen_bit
 from vit22b import image
 
 CAP = 1 << 20
@@ -34,17 +34,6 @@ def reference(data):
         rgba = np.asarray(upright.convert("RGBA")).astype(np.float64)
     alpha = rgba[..., 3:] / 255
     return np.round(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-
-
-def sixteen_bit():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 1 << 16, (21, 34)).astype(np.uint16))
-
-
-def orientation(value):
-    exif = Image.Exif()
-    exif[0x010F] = "a maker"
-    exif[0x0112] = value
-    return exif.tobytes()
 
 
 LOSSLESS = {
@@ -216,24 +205,6 @@ def test_any_damage_is_an_image_or_an_invalid_argument(kind):
             data[at] = random.choice([0, 1, 127, 255])
         outcomes.append(refused(bytes(data)))
     assert any(outcomes)
-
-
-def huge(kind):
-    """A file of a few bytes whose header announces 23000 x 23000 pixels (16383 x 16383, WebP's most)."""
-    data = bytearray(encoded(picture(), kind, **({"lossless": True} if kind == "WEBP" else {})))
-    if kind == "PNG":
-        data[16:24] = struct.pack(">II", 23000, 23000)
-        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    elif kind == "JPEG":
-        frame = data.index(b"\xff\xc0")
-        data[frame + 5 : frame + 9] = struct.pack(">HH", 23000, 23000)
-    elif kind == "GIF":
-        data[6:10] = struct.pack("<HH", 23000, 23000)
-    elif kind == "BMP":
-        data[18:26] = struct.pack("<ii", 23000, -23000)
-    else:
-        data[21:25] = struct.pack("<I", 0x0FFFFFFE)
-    return bytes(data)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -5,10 +5,11 @@ import json
 import jax
 import pytest
 
-from train import compilation, topology
+from train import compilation
 from train.abstract_step import Planned
 from train.compilation import Program, _key, compile_step
 from train.compute import Compute
+from vit22b import topology
 from vit22b.chips import tpu
 
 RUN = Planned(

@@ -3,6 +3,7 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
+from tests.towers import OTHER, ZERO_SHOT
 from train.compute import Compute
 
 
@@ -82,3 +83,10 @@ def test_the_split_goes_with_the_layers_however_they_were_chosen():
     rings = dataclasses.replace(default, parallel="ring")  # as a flag changes a default
     assert (default.residual_split, rings.residual_split) == ("features", "images")
     assert dataclasses.replace(rings, split="features").residual_split == "features"
+
+
+def test_rings_are_refused_for_blocks_that_they_do_not_know():
+    Compute(parallel="ring").check_model(ZERO_SHOT)
+    Compute().check_model(OTHER)
+    with pytest.raises(ValueError, match=r"this tower's has block sequential, .*; take --parallel gspmd"):
+        Compute(parallel="ring").check_model(OTHER)

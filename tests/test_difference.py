@@ -1,6 +1,7 @@
 import math
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -58,3 +59,10 @@ def test_nan_is_a_problem():
     found = difference(GOLDEN, got)
     assert found.problem == "output embedding: 4 of 4 values are not finite"
     assert found.max_abs_error == math.inf
+
+
+def test_bfloat16_is_compared_within_the_tolerance_too():
+    golden = {"embedding": np.array([[1.0, 0.5]], ml_dtypes.bfloat16)}
+    other = {"embedding": np.array([[1.0, 0.5039]], ml_dtypes.bfloat16)}
+    assert difference(golden, other, tolerance=0.01).problem == ""
+    assert difference(golden, other, tolerance=0.001).problem.startswith("output embedding: max abs error 0.0039")

@@ -4,10 +4,10 @@ import pytest
 from flax import nnx
 
 from tests import towers
-from vit22b.block import Block
+from vit22b.block import ParallelBlock
 from vit22b.execution import Execution
 
-BLOCK = Block(towers.IMAGE, nnx.Rngs(0))
+BLOCK = ParallelBlock(towers.IMAGE, nnx.Rngs(0))
 
 
 def kept(remat):

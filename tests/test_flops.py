@@ -44,10 +44,10 @@ def test_a_forward_pass_is_what_the_compiler_counts_of_a_block():
     """XLA counts the elementwise operations too, which are few in a wide block."""
     from flax import nnx
 
-    from vit22b.block import Block
+    from vit22b.block import ParallelBlock
 
     config = vit("B", depth=1)
-    graph, state = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
+    graph, state = nnx.split(nnx.eval_shape(lambda: ParallelBlock(config, nnx.Rngs(0))))
     x = jax.ShapeDtypeStruct((1, config.tokens, config.width), "float32")
     counted = jax.jit(lambda state, x: nnx.merge(graph, state)(x)).lower(state, x).cost_analysis()["flops"]
     assert flops.forward(config, config.tokens) == pytest.approx(counted, rel=0.02)

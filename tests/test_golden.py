@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,7 @@ from export import golden
 from tests import manifests
 from tests.towers import HEAD, PREPROCESS, ZERO_SHOT
 from vit22b import image
-from vit22b.signature import signatures
+from vit22b.signature import ClassBank, signatures
 from vit22b.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["a photo of a cat", "the number seven"])
@@ -15,7 +17,9 @@ SIZES = (1, 2, 4)
 
 
 def manifest(config=ZERO_SHOT):
-    return manifests.manifest(config, batch_sizes=SIZES)
+    bank = ClassBank(("cat", "dog"), ("a {}.",), 2) if config.text else None
+    names = tuple(signatures(config, PREPROCESS, (1,), bank))
+    return manifests.manifest(config, batch_sizes=SIZES, signatures=names, feature_layers=(1,), class_bank=bank)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def batch(request):
 
 
 def test_every_signature_is_asked_at_every_batch_size(requests):
-    table = signatures(ZERO_SHOT, PREPROCESS)
+    table = manifest().contract()
     asked = [(request.model_spec.signature_name, *batch(request)) for request in requests]
     expected = [(name, size) for name in table if name != "describe" for size in SIZES]
     assert sorted(asked) == sorted([*expected, ("describe",)])
@@ -40,7 +44,7 @@ def test_every_signature_is_asked_at_every_batch_size(requests):
 
 
 def test_the_inputs_are_those_of_the_signature(requests):
-    table = signatures(ZERO_SHOT, PREPROCESS)
+    table = manifest().contract()
     for request in requests:
         inputs = table[request.model_spec.signature_name].inputs
         assert set(request.inputs) == set(inputs)
@@ -74,8 +78,26 @@ def test_the_requests_are_the_same_every_time(requests):
 
 
 def test_tokens_are_answered_at_batch_1_only(requests):
-    wanted = {(r.model_spec.signature_name, *batch(r)): list(r.output_filter) for r in requests if r.output_filter}
-    assert wanted == {("features", 2): ["pooled"], ("features", 4): ["pooled"]}
+    wanted = {tuple(batch(r)): list(r.output_filter) for r in requests if r.model_spec.signature_name == "features"}
+    assert wanted == {(1,): [], (2,): ["pooled"], (4,): ["pooled"]}
+
+
+def test_tokens_are_answered_at_the_smallest_size_where_1_is_not_allowed():
+    wanted = golden.requests(dataclasses.replace(manifest(HEAD), batch_sizes=(4, 8)), "", "digits")
+    found = {tuple(batch(r)): list(r.output_filter) for r in wanted if r.model_spec.signature_name == "features"}
+    assert found == {(4,): [], (8,): ["pooled"]}
+
+
+def test_names_of_classes_which_have_no_tolerance_are_not_recorded(requests):
+    wanted = {r.model_spec.signature_name: list(r.output_filter) for r in requests if "class" in str(r.model_spec)}
+    assert wanted == {"classify": ["scores"], "classify_examples": ["scores"]}
+
+
+def test_the_examples_hold_the_images_of_the_other_requests(requests):
+    by_name = {(request.model_spec.signature_name, *batch(request)): arrays(request) for request in requests}
+    found = by_name["classify_examples", 4]["inputs"]
+    feature = [tf.train.Example.FromString(row).features.feature["image_bytes"].bytes_list.value[0] for row in found]
+    np.testing.assert_array_equal(feature, by_name["embed_image", 4]["image_bytes"])
 
 
 def test_a_model_without_text_tower_needs_no_tokenizer():

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.pictures import FORMATS, encoded, picture
 from vit22b import image
-from vit22b.config import Preprocess
+from vit22b.preprocess import Preprocess
 
 SMALL = Preprocess(resolution=16, max_pixels=1 << 20)
 
@@ -99,6 +99,50 @@ def test_a_saved_model_in_a_v1_session_equals_eager(tmp_path):
         np.testing.assert_array_equal(answer["pixels"], pixels)
         np.testing.assert_array_equal(answer["ok"], ok)
     np.testing.assert_array_equal(good["pixels"], batch(mixed(1)))
+
+
+def centred(method="bicubic", fraction=0.875, side=56):
+    return Preprocess(side, method=method, crop="center", crop_fraction=fraction, max_pixels=1 << 20)
+
+
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("fraction", [1.0, 0.875])
+@pytest.mark.parametrize("size", [(120, 90), (50, 71), (64, 64), (33, 900)], ids=str)
+def test_a_centre_crop_is_pillows_resize_by_the_shorter_side_and_crop(method, fraction, size):
+    height, width = size
+    # Muted, since Pillow clips between its two passes where a bicubic overshoots black or white.
+    source = Image.fromarray((64 + 0.4 * np.asarray(picture(height=height, width=width))).astype(np.uint8))
+    preprocess = centred(method, fraction)
+    scale = preprocess.shorter_side / min(size)
+    resized = source.resize((int(width * scale), int(height * scale)), Image.Resampling[method.upper()])
+    left, top = ((side - 56) // 2 for side in resized.size)
+    pillow = np.asarray(resized.crop((left, top, left + 56, top + 56))).astype(int)
+    assert np.abs(image.resize(tf.constant(np.asarray(source)), preprocess).numpy() - pillow).max() <= 1
+
+
+def test_a_bilinear_squash_is_pillows():
+    source = picture(height=120, width=90)
+    resized = image.resize(tf.constant(np.asarray(source)), Preprocess(16, method="bilinear"))
+    pillow = np.asarray(source.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(resized.numpy() - pillow).max() <= 1
+
+
+def test_of_an_image_whose_shorter_side_fits_the_centre_is_cut_out_unchanged():
+    noise = np.random.default_rng(0).integers(0, 256, (56, 91, 3)).astype(np.uint8)
+    cut = image.resize(tf.constant(noise), centred(fraction=1.0))
+    np.testing.assert_array_equal(cut, noise[:, 17:73])
+
+
+def test_a_centre_crop_of_one_row_needs_no_more_memory_than_the_square():
+    """Resized whole it would have 64 x 131,072 x 64 pixels: 6 GB in float32."""
+    row = np.full((1, 1 << 17, 3), 77, np.uint8)
+    assert (image.resize(tf.constant(row), centred()).numpy() == 77).all()
+
+
+def test_a_random_part_is_resized_as_a_whole_whatever_the_crop():
+    source = tf.constant(np.asarray(picture(height=50, width=70)))
+    cropped = image.random_crop(source, centred(side=16), tf.constant([0, 1]), 1.0, False)
+    np.testing.assert_array_equal(cropped, image.resize(source, SMALL))
 
 
 def test_a_parallel_pipeline_equals_eager():

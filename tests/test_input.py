@@ -11,8 +11,8 @@ from train.input import Augment, BadRecords, Order, index_batches, multi_hot, tr
 from train.mixture import Mixture, open_mixture
 from train.sources.folders import FolderSource
 from vit22b import image
-from vit22b.config import Preprocess
 from vit22b.folder import Folder, Record, read_folder
+from vit22b.preprocess import Preprocess
 
 PREPROCESS = Preprocess(28)
 AUGMENT = Augment(min_area=0.3)

@@ -3,8 +3,12 @@ import json
 import numpy as np
 import pytest
 
+from tests.towers import OTHER, random_params
 from train import lit, locked
-from vit22b.checkpoint import load
+from train.compute import Compute
+from vit22b.checkpoint import Checkpoints, load
+from vit22b.description import Description
+from vit22b.preprocess import Preprocess
 from vit22b.space import space_id
 from vit22b.tokenizer import Tokenizer
 from vit22b.tree import leaves
@@ -27,13 +31,13 @@ def test_the_optimizer_holds_the_text_towers_moments_alone(tuned):
 def test_the_checkpoint_says_where_its_image_tower_comes_from(pretrained, tuned):
     source = load(pretrained)
     description = load(tuned).description
-    expected = space_id(source.params, source.description.preprocess, "map")
+    expected = space_id(source.params, source.description.preprocess, source.description.config)
     assert description.source == {"checkpoint": str(pretrained / "checkpoints" / "12"), "space_id": expected}
     assert description.labels == source.description.labels
     tokenizer = Tokenizer.from_json(description.tokenizer)
     assert tokenizer.vocabulary == description.config.text.vocabulary
     assert tokenizer.length == description.config.text.length == 16
-    assert description.config.text.projection == description.config.image.width
+    assert description.config.text.projection == description.config.image.embedding
 
 
 def test_the_temperature_starts_at_ten_and_the_loss_falls(tuned):
@@ -91,3 +95,39 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, pretrained,
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert message.format(data=values["--data"], checkpoint=values["--checkpoint"]) in lines[0]
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """A work directory with a model of another family, as CLIP or SigLIP, of random parameters."""
+    description = Description(OTHER, Preprocess(28, crop="center"), labels=tuple("0123456789"), tokenizer="{}")
+    with Checkpoints(tmp_path / "imported") as checkpoints:
+        checkpoints.save(1, {"params": random_params(OTHER)}, {}, description)
+    return tmp_path / "imported"
+
+
+def test_a_tower_of_another_family_is_tuned_and_its_text_tower_replaced(imported, digits, tmp_path):
+    settings = lit.Settings(
+        checkpoint=imported, data=digits / "train", workdir=tmp_path / "lit", steps=2, batch=64, vocabulary=300
+    )
+    lit.tune(settings)
+    before, after = load(imported), load(tmp_path / "lit")
+    found = after.description.config
+    assert (found.image, found.classes, found.similarity) == (OTHER.image, 10, "softmax")
+    assert (found.text.form, found.text.projection, found.text.causal) == (OTHER.image.form, 24, False)
+    assert set(after.params) == {"image", "head", "text", "logit_scale"}
+    for name, leaf in leaves({part: before.params[part] for part in ("image", "head")}).items():
+        assert np.asarray(leaf).tobytes() == np.asarray(leaves(after.params)[name]).tobytes(), name
+
+
+def test_a_tower_that_the_rings_do_not_know_is_refused_before_it_is_read(imported, digits, tmp_path):
+    settings = lit.Settings(
+        checkpoint=imported,
+        data=digits / "train",
+        workdir=tmp_path / "lit",
+        steps=2,
+        batch=64,
+        compute=Compute(parallel="ring"),
+    )
+    with pytest.raises(ValueError, match=r"this tower's has block sequential, .*; take --parallel gspmd"):
+        lit.tune(settings)

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from vit22b import block, model, stack
-from vit22b.config import SIZES, ModelConfig, Preprocess, text_tower, vit
+from vit22b.config import SIZES, ModelConfig, text_tower, vit
 from vit22b.tree import leaves, parameter_count
 
 MU = ModelConfig(vit("mu"), classes=10, text=text_tower(vit("mu"), vocabulary=300))
@@ -162,6 +162,14 @@ def test_a_layers_output_leads_on_to_the_tokens(network, images):
     np.testing.assert_allclose(network.image.final_norm(rest), out["tokens"], atol=1e-5)
 
 
+def test_a_layers_output_takes_no_second_copy_of_the_weights():
+    graph, shapes = model.abstract(MU)
+    embed = jax.jit(lambda params, images: nnx.merge(graph, params).image(images, layers=(1,)))
+    compiled = embed.lower(shapes, jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32)).compile()
+    weights = 4 * parameter_count(shapes["image"]["blocks"])
+    assert compiled.memory_analysis().temp_size_in_bytes < weights / 2
+
+
 def test_a_layer_that_is_not_there_is_an_error(network, images):
     with pytest.raises(ValueError, match=r"no layer \[4\]; this tower has layers 0 to 3"):
         network.image(images, layers=(4,))
@@ -219,12 +227,6 @@ def test_positions_are_interpolated_in_2d():
 
 def test_another_resolution_runs_with_resized_positions(network):
     assert network.image(jnp.zeros((1, 56, 56, 3)))["tokens"].shape == (1, 196, 128)
-
-
-def test_normalise_maps_0_to_the_low_and_255_to_the_high_end():
-    pixels = jnp.array([0, 255, 51], jnp.uint8).reshape(1, 1, 1, 3)
-    values = model.normalise(pixels, Preprocess(28)).ravel()
-    np.testing.assert_allclose(values, [-1.0, 1.0, -0.6], atol=1e-6)
 
 
 def test_the_compute_dtype_is_the_images_and_the_embedding_stays_float32(network, images):

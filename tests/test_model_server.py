@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,24 @@ def test_a_servers_life(tmp_path):
             assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
             (tmp_path / "gate").touch()
             assert answer(slow.result(timeout=60)) == 2
+        assert process.end() == (0, "")
+
+
+def test_a_byte_that_changed_is_told_with_the_versions_path_and_the_old_version_serves_on(tmp_path):
+    put(plus(1), tmp_path, 1)
+    broken = shutil.copytree(plus(2), tmp_path / "broken")
+    (data,) = (broken / "variables").glob("*.data-*")
+    content = data.read_bytes()
+    data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with running(tmp_path, "--max_num_load_retries=0") as process:
+        port = process.wait_for(r"Running gRPC ModelServer at .*:(\d+) \.\.\.").group(1)
+        broken.rename(tmp_path / "2")
+        process.wait_for(f"E .*Cannot restore the variables of {tmp_path}/2: .*Checksum does not match")
+        process.wait_for(r"E .*Loading servable: \{name: p version: 2\} failed: DATA_LOSS: ")
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            assert answer(stub.Predict(request(x=np.zeros(1, np.float32)))) == 1
+        process.popen.send_signal(signal.SIGTERM)
         assert process.end() == (0, "")
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from train import plan, topology
+from train import plan
 from train.abstract_step import Planned
 from train.compilation import Program
 from train.compute import Compute
 from train.hlo_module import parse
 from train.prediction import impossible, keep, layer_bodies, predict, question, read_rows
+from vit22b import topology
 
 RECORDED = Path(__file__).parent / "hlo"  # made by tests/hlo/record.py, on the mesh of RUN
 RUN = Planned(size="mu", topology="v5p:2x2x2", batch=64, classes=10, compute=Compute(mesh="4x2", parallel="ring"))

@@ -11,8 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from train import pretrain
 from vit22b import model
 from vit22b.checkpoint import load
-from vit22b.config import ModelConfig, Preprocess, vit
+from vit22b.config import ModelConfig, vit
 from vit22b.folder import read_folder
+from vit22b.preprocess import Preprocess
 
 
 def test_the_checkpoint_describes_the_model_it_holds(pretrained, digits):

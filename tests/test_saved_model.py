@@ -105,11 +105,34 @@ def test_other_tags_are_not_found(version):
         load(version, frozenset({"tpu", "serve"}))
 
 
-def test_damaged_variables_fail_the_load(version):
+def test_damaged_variables_fail_the_load(version, caplog):
     (data,) = (version / "variables").glob("*.data-*")
     data.write_bytes(b"x")
     with pytest.raises(tf.errors.OutOfRangeError, match="Read less bytes than requested"):
         load(version)
+    assert "copy the version again" in caplog.text
+
+
+def test_variables_that_cannot_be_read_are_no_damage(version, caplog):
+    """Root may read everything, so the file is one that nobody can: a folder."""
+    (data,) = (version / "variables").glob("*.data-*")
+    data.unlink()
+    data.mkdir()
+    with pytest.raises(tf.errors.OpError) as caught:
+        load(version)
+    assert not isinstance(caught.value, (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError))
+    assert f"Cannot restore the variables of {version}: " in caplog.text
+    assert "copy the version again" not in caplog.text
+
+
+def test_a_byte_of_the_variables_that_changed_fails_the_load_and_the_version_is_named(version, caplog):
+    (data,) = (version / "variables").glob("*.data-*")
+    content = data.read_bytes()
+    data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(tf.errors.DataLossError, match="Checksum does not match"):
+        load(version)
+    assert f"Cannot restore the variables of {version}: " in caplog.text
+    assert f"export/verify.py {version} names the file" in caplog.text
 
 
 def test_missing_variables_fail_the_run(version):

@@ -4,9 +4,10 @@ import concurrent.futures
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from export.serving_module import Batching, ServingModule
+from export.batching import Batching
+from export.serving_module import ServingModule
+from export.variables import from_params
 from tests.towers import PREPROCESS, ZERO_SHOT, random_params
 from vit22b.description import Description
 from vit22b.tree import parameter_count
@@ -17,13 +18,13 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def plain():
-    return ServingModule(DESCRIPTION, random_params(ZERO_SHOT), Batching("none"), ("cpu",))
+    return ServingModule(DESCRIPTION, from_params(random_params(ZERO_SHOT), DESCRIPTION), Batching("none"), ("cpu",))
 
 
 @pytest.fixture(scope="module")
 def batching():
     wait = Batching(sizes=(1, 4), timeout_micros=300_000)
-    return ServingModule(DESCRIPTION, random_params(ZERO_SHOT), wait, ("cpu",))
+    return ServingModule(DESCRIPTION, from_params(random_params(ZERO_SHOT), DESCRIPTION), wait, ("cpu",))
 
 
 def nodes(module, tower="embed"):
@@ -52,11 +53,6 @@ def test_towers_have_queues_of_their_own(batching):
     assert len(set(names)) == len(names) == 4
 
 
-def test_a_request_larger_than_the_largest_size_is_refused(batching):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Task size 5 is larger than maximum input batch size 4"):
-        batching.towers["embed"](PIXELS)
-
-
 def test_concurrent_requests_are_joined_and_each_gets_its_own_answer(batching, plain):
     expected = plain.towers["embed"](PIXELS)["embedding"].numpy()
     batching.towers["embed"](PIXELS[:4])  # compiles
@@ -76,9 +72,3 @@ def test_the_signatures_answer_the_manifest_they_were_given(plain):
     described = table["describe"]()
     assert described["manifest"].numpy() == b'{"a": 1}'
     assert described["tokenizer"].numpy() == b"{}"
-
-
-@pytest.mark.parametrize("sizes", [(), (0, 1), (2, 1), (1, 1)])
-def test_sizes_that_cannot_be_are_an_error(sizes):
-    with pytest.raises(ValueError, match="expected ascending numbers from 1"):
-        Batching(sizes=sizes)

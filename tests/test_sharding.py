@@ -1,16 +1,20 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec
 
-from tests.towers import HEAD, places, random_batch, random_params, training
+from tests.towers import HEAD, OTHER, places, random_batch, random_params, training
 from train import optimizer
 from train.state import abstract_state
-from train.topology import abstract_mesh
 from vit22b import model, sharding
 from vit22b.config import ModelConfig, text_tower, vit
+from vit22b.execution import Execution
+from vit22b.preprocess import Preprocess
+from vit22b.topology import abstract_mesh
 from vit22b.tree import leaves
 
 MESHES = [(1, 8), (2, 4), (4, 2), (8, 1), (1, 1)]
@@ -26,6 +30,23 @@ def test_every_parameter_of_mu_has_shards_that_make_it_up(shape):
         shard = math.prod(places[name].shard_shape(leaf.shape))
         assert len(pieces) * shard == math.prod(leaf.shape), name
         assert places[name].mesh == mesh
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 2), (8, 1)])
+def test_every_parameter_of_a_model_with_everything_has_a_place(shape):
+    shapes = model.abstract(OTHER)[1]
+    places = leaves(sharding.param_shardings(shapes, sharding.make_mesh(*shape)))
+    for name, leaf in leaves(shapes).items():
+        assert len(sharding.logical_axes(name)) == len(leaf.shape), name
+        if leaf.ndim > 1 and name.endswith("kernel") and "/blocks/" in name:
+            assert math.prod(places[name].shard_shape(leaf.shape)) * math.prod(shape) == math.prod(leaf.shape), name
+    biases = {name: places[f"image/blocks/{name}/bias"].spec for name in ("query", "mlp_in", "attention_out", "norm")}
+    assert biases == {
+        "query": PartitionSpec(None, "model", None),
+        "mlp_in": PartitionSpec(None, "model"),
+        "attention_out": PartitionSpec(None, None),
+        "norm": PartitionSpec(None, None),
+    }
 
 
 @pytest.mark.parametrize("shape", MESHES)
@@ -169,3 +190,35 @@ def test_a_training_step_on_a_mesh_equals_the_one_on_one_device(shape, compute):
         assert np.abs(expected[name] - start[name]).max() > 1e-5, f"{name} was not trained"
         bound = 1e-5 * np.abs(expected[name]).max()
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=bound, err_msg=name)
+
+
+def test_the_gradients_of_a_model_with_everything_equal_those_on_one_device():
+    random = np.random.default_rng(3)
+    pixels = random.integers(256, size=(8, 28, 28, 3)).astype(np.uint8)
+    token_ids = random.integers(OTHER.text.vocabulary, size=(8, OTHER.text.length)).astype(np.int32)
+    graph, params = model.abstract(OTHER)[0], random_params(OTHER)
+
+    def gradients(shape):
+        mesh = sharding.make_mesh(*shape)
+        execution = Execution(mesh=mesh)
+
+        def loss(params, pixels, token_ids):
+            network = nnx.merge(graph, params)
+            out = network.embed_image(model.normalise(pixels, Preprocess(28)), execution=execution)
+            texts = network.embed_text(token_ids, execution)["embedding"]
+            return jnp.square(network.similarity(out["embedding"], texts)).mean() + jnp.square(out["logits"]).mean()
+
+        args = (
+            jax.device_put(params, sharding.param_shardings(params, mesh)),
+            *jax.device_put((pixels, token_ids), sharding.batch_sharding(mesh)),
+        )
+        return jax.tree.map(np.asarray, leaves(jax.jit(jax.grad(loss)).lower(*args).compile()(*args)))
+
+    # What is added to every key alike is added to all logits of a query, and the softmax knows nothing of it.
+    none = {"image/blocks/key_norm/bias", "text/blocks/key_norm/bias", "image/pool/key/bias"}
+    expected, largest = gradients((1, 1)), {}
+    for name, gradient in gradients((2, 4)).items():
+        largest[name] = np.abs(expected[name]).max()
+        bound = 1e-5 * (1 if name in none else largest[name])
+        np.testing.assert_allclose(gradient, expected[name], rtol=0, atol=bound, err_msg=name)
+    assert {name for name, size in largest.items() if size < 1e-6} == none

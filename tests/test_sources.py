@@ -21,8 +21,8 @@ from train.sources.example import Example
 from train.sources.opening import open_source
 from train.sources.records import write_records
 from train.sources.tars import write_tar
-from vit22b.config import Preprocess
 from vit22b.folder import Record, read_folder, write_metadata
+from vit22b.preprocess import Preprocess
 
 # tfds reads its protos in a way that protobuf has deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning:tensorflow_datasets")

@@ -9,15 +9,24 @@ import pytest
 from tests.towers import PREPROCESS, ZERO_SHOT, random_params, shapes
 from vit22b import sharding
 from vit22b.checkpoint import Checkpoints
-from vit22b.config import Preprocess
 from vit22b.description import Description
+from vit22b.preprocess import Preprocess
 from vit22b.space import space_id
 
 PARAMS = random_params(ZERO_SHOT)
 
 
-def named(params=PARAMS, preprocess=PREPROCESS, pooling="map", tokenizer="{}", **weights):
-    return space_id(params, preprocess, pooling, tokenizer, **weights)
+def named(params=PARAMS, preprocess=PREPROCESS, config=ZERO_SHOT, tokenizer="{}", **weights):
+    return space_id(params, preprocess, config, tokenizer, **weights)
+
+
+def with_image(**changes):
+    """The configuration with other fields of the image tower."""
+    return dataclasses.replace(ZERO_SHOT, image=dataclasses.replace(ZERO_SHOT.image, **changes))
+
+
+def with_text(**changes):
+    return dataclasses.replace(ZERO_SHOT, text=dataclasses.replace(ZERO_SHOT.text, **changes))
 
 
 def changed(*path, by=1e-3):
@@ -45,6 +54,15 @@ def test_a_checkpoint_a_mesh_and_numpy_have_the_same_name(tmp_path):
         assert named(checkpoints.restore(1, {"params": shapes(spread)})["params"]) == named()
 
 
+def test_the_name_of_the_papers_model_is_what_it_was_before_there_were_others():
+    """Recorded from the version before block_config.py, with these parameters."""
+    assert named() == "0eac4111380d16e2"
+    image, mean = {"image": PARAMS["image"]}, with_image(pooling="mean")
+    assert named(image, config=mean, tokenizer=None, weights="bfloat16") == "37440e3307570459"
+    for config in (with_image(qk_norm=False), with_text(qk_norm=False), with_text(length=20)):
+        assert named(config=config) == named(), "the parameters' names and shapes tell it"
+
+
 def test_the_order_of_the_tree_does_not_matter():
     assert named(dict(reversed(PARAMS.items()))) == named()
 
@@ -68,13 +86,25 @@ def test_a_cap_of_pixels_refuses_images_and_changes_no_vector():
 def test_the_rest_of_the_recipe_changes_the_name():
     others = [
         named(),
-        named(pooling="mean"),
+        named(config=with_image(pooling="mean")),
+        named(config=with_image(norm_epsilon=1e-5)),
+        named(config=with_image(activation="gelu")),
+        named(config=with_text(activation="gelu")),
+        named(config=with_image(block="sequential")),
+        named(config=with_image(norm_pooled=True)),
+        named(config=with_text(causal=True)),
+        named(config=with_text(pooling="end", end_id=3)),
+        named(config=with_text(pooling="end", end_id=4)),
         named(tokenizer="{ }"),
         named(tokenizer=None),
         named(weights="bfloat16"),
         named(params={"image": PARAMS["image"]}),
         named(preprocess=Preprocess(56)),
         named(preprocess=dataclasses.replace(PREPROCESS, value_range=(0, 1))),
+        named(preprocess=dataclasses.replace(PREPROCESS, method="bilinear")),
+        named(preprocess=dataclasses.replace(PREPROCESS, crop="center")),
+        named(preprocess=dataclasses.replace(PREPROCESS, crop="center", crop_fraction=0.875)),
+        named(preprocess=dataclasses.replace(PREPROCESS, mean=(0, 0, 0), std=(1, 1, 1))),
     ]
     assert len(set(others)) == len(others)
 

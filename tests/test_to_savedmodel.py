@@ -1,12 +1,14 @@
 import datetime
 import hashlib
 import json
+import re
 import shutil
 
 import pytest
 import tensorflow as tf
 
 from export import golden, to_savedmodel
+from tests.artefacts import CLASSES, FEATURE_LAYERS, TEMPLATES
 from vit22b import signature
 from vit22b.checkpoint import load
 from vit22b.signature import Manifest
@@ -25,7 +27,7 @@ def manifest(version):
 
 def test_the_version_has_the_signatures_of_the_contract(version, manifest):
     signatures = tf.saved_model.load(str(version)).signatures
-    contract = signature.signatures(manifest.config, manifest.preprocess)
+    contract = manifest.contract()
     assert set(signatures) == set(contract) == set(manifest.signatures)
     for name, expected in contract.items():
         inputs = {
@@ -47,8 +49,12 @@ def test_the_manifest_says_what_was_exported(version, manifest, tuned):
     assert (manifest.step, manifest.source, manifest.weights) == (12, "params", "float32")
     assert manifest.batch_sizes == (1, 4, 8)
     assert manifest.platforms == ("cpu", "tpu", "cuda")
+    assert manifest.feature_layers == FEATURE_LAYERS
+    assert manifest.class_bank == signature.ClassBank(CLASSES, TEMPLATES, 3)
+    assert manifest.golden == "recorded"
     assert manifest.versions["tensorflow"] == tf.__version__
     assert manifest.xla_call_module_version >= 9
+    assert re.fullmatch(r"\d+\.\d+\.\d+", manifest.stablehlo_version)
     span = datetime.date.fromisoformat(manifest.loads_until) - datetime.date.fromisoformat(manifest.exported_on)
     assert span.days == 180
     files = {p.relative_to(version).as_posix() for p in version.rglob("*") if p.is_file()}
@@ -75,8 +81,9 @@ def test_weights_are_variables_and_not_constants_of_the_graph(version, tuned):
         for name, shape in reader.get_variable_to_shape_map().items()
         if reader.get_variable_to_dtype_map()[name] == tf.float32
     )
-    assert stored == parameter_count(load(tuned).params)
-    assert (version / "saved_model.pb").stat().st_size < stored  # bytes; the weights are four times as many
+    bank = len(CLASSES) * 128
+    assert stored == parameter_count(load(tuned).params) + bank
+    assert (version / "saved_model.pb").stat().st_size < 2 * stored  # bytes; the weights are four times as many
 
 
 def test_there_is_a_golden_request_for_every_signature_and_batch_size(version, manifest):
@@ -120,10 +127,19 @@ def test_a_checkpoint_without_model_json_is_refused_by_name(tuned, tmp_path, run
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batch_sizes", "4", "2"], "expected ascending numbers from 1"),
-        (["--batch_threads", "0"], "--batch_threads is 0; expected 1 or more"),
         (["--platforms", "cpu", "ppu"], "expected some of cpu, tpu, cuda"),
+        (["--platforms", "tpu"], "add cpu, or leave them out by --golden none"),
+        (["--platforms", "tpu", "--golden", "none", "--classes", "cat"], "--classes are embedded on a CPU; add cpu"),
+        (["--feature_layers", "1", "4"], "this tower has layers 0 to 3, and no [4]"),
+        (["--feature_layers", "1", "1"], "expected each layer once"),
+        (["--classes", "cat", "Cat"], "are one class; leave one out"),
         (["--version", "-1"], "--version is -1; expected 0 or more"),
+        (
+            ["--weights", "int8", "--golden", "none", "--max_error", "0.1"],
+            "--max_error: these weights are not measured",
+        ),
+        (["--numerics_images", "photos"], "--numerics_images: these weights are not measured, since they are float32"),
+        (["--weights", "int8", "--numerics_images", "no-such"], "no-such is missing; expected a folder of images"),
         (["--weights_from", "ema"], "has no ema: it was written with other settings"),
     ],
 )
@@ -133,3 +149,27 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, tuned, tmp_
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_a_version_for_another_chip_is_written_without_having_run(tuned, tmp_path, run_program, capsys):
+    arguments = ["--checkpoint", tuned, "--output", tmp_path / "m", "--platforms", "tpu", "--golden", "none"]
+    arguments += ["--batching", "none", "--weights", "bfloat16"]
+    assert run_program(to_savedmodel.export, to_savedmodel.Settings, *arguments) == 0
+    assert "bfloat16 against float32: not measured, since --golden none" in capsys.readouterr().out
+    version = tmp_path / "m" / "1"
+    manifest = Manifest.from_json((version / signature.MANIFEST_FILE).read_text())
+    assert (manifest.golden, manifest.platforms, manifest.batching) == ("none", ("tpu",), False)
+    assert not (version / signature.WARMUP_FILE).exists()
+    assert b"BatchFunction" not in (version / "saved_model.pb").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch_sizes", "4", "2"], "--batch_sizes are (4, 2); expected ascending numbers from 1"),
+        (["--batch_threads", "0"], "--batch_threads is 0; expected 1 or more"),
+    ],
+)
+def test_a_wrong_number_is_told_as_the_flags_are_read(flags, message, run_program, capsys):
+    assert run_program(to_savedmodel.export, to_savedmodel.Settings, "--checkpoint", "a", "--output", "b", *flags) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -5,11 +5,11 @@ import pytest
 
 from benchmarks import tpu_report
 from tests.documented import documented, fields
-from train import topology
 from train.abstract_step import Planned
 from train.compilation import Program
 from train.compute import Compute
 from train.prediction import impossible, predict
+from vit22b import topology
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "tests" / "hlo" / "asynchronous.txt").read_text()

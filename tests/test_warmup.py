@@ -5,8 +5,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import warmup
 from serving.servable import Options, Servable
+from tests.manifests import manifest
 from tests.small_models import plus
-from vit22b.signature import WARMUP_FILE
+from vit22b.signature import MANIFEST_FILE, WARMUP_FILE
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,15 @@ def test_an_answer_as_recorded_passes(servable, tmp_path):
     text = b"no input, and a zero at the end\0"
     write(tmp_path, line([2, 101]), line([2 + 0.005, 101]), record("describe", golden={"text": text}))
     assert warmup.warm_up(servable, tmp_path, check_golden=True) == 3
+
+
+def test_the_tolerance_is_the_manifests(servable, tmp_path):
+    write(tmp_path, line([2.5, 101]))
+    (tmp_path / MANIFEST_FILE).write_text(manifest(tolerance=0.01).to_json())
+    assert warmup.warm_up(servable, tmp_path, check_golden=True) == 1
+    (tmp_path / MANIFEST_FILE).write_text(manifest(tolerance=0.001).to_json())
+    with pytest.raises(tf.errors.DataLossError, match=r"max abs error 0.5, allowed 0.101"):
+        warmup.warm_up(servable, tmp_path, check_golden=True)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,47 @@ from train import optimizer
 from train.pretrain import sigmoid_loss
 from train.state import Step, TrainState, abstract_state, make_step
 from vit22b import model, sharding
-from vit22b.config import ModelConfig, Preprocess, text_tower, vit
+from vit22b.config import ModelConfig, TextConfig, ViTConfig, text_tower, vit
 from vit22b.execution import Execution
+from vit22b.preprocess import Preprocess
 
 IMAGE = dataclasses.replace(vit("mu"), depth=2)
 HEAD = ModelConfig(IMAGE, classes=10)
 ZERO_SHOT = ModelConfig(IMAGE, classes=10, text=text_tower(IMAGE, vocabulary=300))
 PREPROCESS = Preprocess(IMAGE.resolution)
+# A model with everything that the paper's has not.
+FORM = {
+    "block": "sequential",
+    "norm": "layer",
+    "norm_epsilon": 1e-5,
+    "attention_bias": True,
+    "activation": "quick_gelu",
+    "layer_scale": True,
+}
+OTHER = ModelConfig(
+    ViTConfig(
+        *(32, 2, 64, 4, 14, 28),
+        **FORM,
+        class_token=True,
+        class_position=True,
+        registers=3,
+        pre_norm=True,
+        norm_pooled=True,
+        projection=24,
+    ),
+    classes=10,
+    text=TextConfig(
+        *(32, 2, 64, 4),
+        vocabulary=50,
+        projection=24,
+        **FORM,
+        causal=True,
+        pooling="end",
+        end_id=49,
+        projection_bias=True,
+    ),
+    similarity="sigmoid",
+)
 
 BATCH, STEPS = 8, 6
 SETTINGS = optimizer.Optimizer(warmup=1, cooldown=2)

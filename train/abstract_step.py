@@ -16,10 +16,11 @@ from train.compute import Compute
 from train.optimizer import Optimizer, make
 from train.pretrain import sigmoid_loss
 from train.state import Step, TrainState, abstract_state, make_step
-from train.topology import abstract_mesh, parse_topology
 from vit22b import model
-from vit22b.config import ModelConfig, Preprocess, vit
+from vit22b.config import ModelConfig, vit
+from vit22b.preprocess import Preprocess
 from vit22b.sharding import batch_sharding, parse_mesh
+from vit22b.topology import abstract_mesh, parse_topology
 
 _STEPS = 177_000  # the schedule is part of the program, its length is not
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import jax
 
-from train import topology
 from train.abstract_step import Planned, trace_step
 from train.arithmetic import matmul_flops
+from vit22b import topology
 from vit22b.chips import Chip
 from vit22b.sharding import make_mesh
 
@@ -36,7 +36,7 @@ class Program:
         temporaries: bytes a chip; None where it does not fit.
         text: the scheduled program of a chip; empty where it does not fit.
         refusal: the compiler's message where it does not fit, else empty.
-        lines: axes of the mesh that have no way round on the torus; see train.topology.open_axes.
+        lines: axes of the mesh that have no way round on the torus; see vit22b.topology.open_axes.
     """
 
     flops: int
@@ -91,21 +91,14 @@ def only_cpu() -> None:
 
 def _compile(lowered: jax.stages.Lowered, flops: int) -> Program:
     begin = time.perf_counter()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return Program(flops, round(time.perf_counter() - begin, 1), None, None, "", str(error))
-    memory = compiled.memory_analysis()
-    assert memory is not None
+    compiled = topology.compile_lowered(lowered)
     return Program(
         flops=flops,
         seconds=round(time.perf_counter() - begin, 1),
-        arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        text=compiled.as_text(),
-        refusal="",
+        arguments=compiled.arguments,
+        temporaries=compiled.temporaries,
+        text=compiled.text,
+        refusal=compiled.refusal,
     )
 
 

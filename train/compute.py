@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from vit22b import asynchronous
+from vit22b.config import ModelConfig
 from vit22b.execution import Execution, Parallel, Remat, Split
 from vit22b.program import table_console
 from vit22b.sharding import DATA, MODEL, Rules, make_mesh, parse_mesh, table
@@ -79,6 +81,15 @@ class Compute:
                 f"--batch {batch} does not divide over the {shards} devices that --mesh {self.mesh} splits images over"
                 f"{parts}; take a multiple of {shards * self.accumulate}"
             )
+
+    def check_model(self, config: ModelConfig) -> None:
+        """Checks that the layers that are asked for can run a model's image tower.
+
+        Raises:
+            ValueError: they cannot; the message has what of the tower they do not know.
+        """
+        if self.parallel == "ring":
+            asynchronous.check(config.image)
 
     @property
     def residual_split(self) -> Split:

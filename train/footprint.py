@@ -2,7 +2,7 @@
 
 Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client:
 train/plan.py has these where libtpu is missing, and where a program does not fit, to say what would. The arguments are
-exact, the temporaries an estimate of what has to be there at once.
+exact, the temporaries an estimate of what has to be there at once, in the paper's blocks, which a planned run has.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def footprint(run: Planned) -> Footprint:
     # Neither depends on how it is computed, and describing the state of 22B takes a moment.
     state, params, batch = _argument_bytes(run.with_compute(remat="full", accumulate=1, parallel="gspmd"))
     image = run.config.image
-    d, f, n = image.width, image.mlp_dim, image.tokens
+    d, f, n = image.width, image.mlp_dim, image.sequence
     _, model = run.shape
     tokens, itemsize = run.batch * n // (run.chips * run.compute.accumulate), _itemsize(run.compute)
     kernels = 4 * d * d + 2 * d * f
@@ -99,7 +99,7 @@ def ring_bytes(run: Planned) -> int:
     """
     data, model = run.shape
     image = run.config.image
-    tokens = run.batch // run.compute.accumulate // data * image.tokens
+    tokens = run.batch // run.compute.accumulate // data * image.sequence
     return RINGS * (model - 1) * image.width * tokens * _itemsize(run.compute) // model
 
 

@@ -21,7 +21,7 @@ from train.feed import ahead
 from train.mixture import Indices, Mixture, shuffled
 from train.sources.example import Example
 from vit22b import image
-from vit22b.config import Preprocess
+from vit22b.preprocess import Preprocess
 
 Batch = dict[str, npt.NDArray[Any]]
 

@@ -34,7 +34,7 @@ from train.state import Loss, abstract_state, init_state, make_step
 from train.task import Task, Work
 from vit22b import flops, model, program
 from vit22b.checkpoint import Trained, load
-from vit22b.description import Description, find_step, git_revision
+from vit22b.description import Description, find_step, git_revision, read_description
 from vit22b.config import text_tower
 from vit22b.execution import Execution
 from vit22b.folder import Folder, read_folder
@@ -116,6 +116,7 @@ def tune(settings: Settings) -> None:
 def make_task(settings: Settings, folder: Folder, captions: list[str], mesh: Mesh) -> Task:
     """What is trained: a text tower and the temperature, beside the image tower of the checkpoint."""
     settings.compute.check_batch(settings.batch, mesh)
+    settings.compute.check_model(read_description(settings.checkpoint).config)
     source = load(settings.checkpoint, mesh, rules=settings.compute.rules)
     tokenizer = train_tokenizer(captions, settings.vocabulary)
     description = describe(settings.checkpoint, source, tokenizer)
@@ -147,7 +148,7 @@ def make_task(settings: Settings, folder: Folder, captions: list[str], mesh: Mes
     return Task(
         description=description,
         target=target,
-        locked={name: leaf for name, leaf in source.params.items() if name not in TRAINED},
+        locked={name: source.params[name] for name in shapes if name not in TRAINED},
         init=lambda: init_state(init, optimizer, target, settings.seed),
         step=make_step(loss, optimizer, target, ema=settings.optimizer.ema),
         examples=len(captions),
@@ -160,12 +161,15 @@ def make_task(settings: Settings, folder: Folder, captions: list[str], mesh: Mes
 
 
 def describe(checkpoint: Path, source: Trained, tokenizer: Tokenizer) -> Description:
-    """What the checkpoints will say of the model: the image tower's own description, the text tower, the source."""
+    """What the checkpoints will say of the model: the image tower's own description, the text tower, the source.
+
+    A text tower that came with the image tower, as CLIP's, is replaced.
+    """
     of_image = source.description
-    config = of_image.config
+    text = text_tower(of_image.config.image, tokenizer.vocabulary, tokenizer.length)
     return dataclasses.replace(
         of_image,
-        config=dataclasses.replace(config, text=text_tower(config.image, tokenizer.vocabulary, tokenizer.length)),
+        config=dataclasses.replace(of_image.config, text=text, similarity="softmax"),
         tokenizer=tokenizer.to_json(),
         source={"checkpoint": f"{find_step(checkpoint)[0]}/checkpoints/{source.step}", "space_id": source.space_id},
         git_revision=git_revision(),

@@ -20,13 +20,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from train import topology
 from train.abstract_step import Planned, abstract_arguments
 from train.compilation import compile_apart, compile_step, only_cpu
 from train.footprint import footprint, remedies, ring_bytes, weight_bytes
 from train.prediction import impossible, keep, predict
 from train.timeline import LARGE
-from vit22b import program
+from vit22b import program, topology
 
 GIB, MB = 2**30, 1e6
 CLOSED_FORMS = (

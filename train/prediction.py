@@ -17,10 +17,10 @@ from train.compilation import Program
 from train.footprint import ring_bytes
 from train.hlo_module import Computation, Module, parse
 from train.timeline import EMPTY, Timeline, timeline
-from train.topology import parse_topology
 from vit22b import flops
 from vit22b.chips import Chip
 from vit22b.sharding import DATA, MODEL
+from vit22b.topology import parse_topology
 
 # "HLO temporaries (512.00G) exceeds available HBM (95.74G)", "Used 120.00G of 95.74G hbm"
 _NEEDED = re.compile(r"\((\d[\d.]*)([KMGT])\) exceeds available HBM|Used (\d[\d.]*)([KMGT]) of \S+ hbm")
@@ -105,7 +105,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _model_flops(run: Planned) -> int:
-    return run.batch * flops.train(run.config.image, run.config.image.tokens)
+    return run.batch * flops.train(run.config.image, run.config.image.sequence)
 
 
 def _reason(message: str) -> str:

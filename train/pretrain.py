@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,10 @@ from train.run import Run
 from train.state import Batch, Loss, Metrics, abstract_state, in_parts, init_state, make_step
 from train.task import Probe, Task, Work
 from vit22b import flops, model, program
+from vit22b.config import ModelConfig, vit
 from vit22b.description import Description, git_revision
-from vit22b.config import ModelConfig, Pooling, Preprocess, vit
 from vit22b.execution import Execution
+from vit22b.preprocess import Preprocess
 from vit22b.sharding import batch_sharding, replicated
 from vit22b.tree import Params, parameter_count
 
@@ -53,7 +54,7 @@ class Settings(Run):
     """Name of the size: mu, Ti, S, M, B, L, So400m, H, g, G, e, 22b."""
     resolution: int | None = None
     """Side of the images in pixels; the size's own (224, mu: 28) if not given."""
-    pooling: Pooling = "map"
+    pooling: Literal["map", "mean"] = "map"
     """map: the paper's attention pooling; mean: the mean of the tokens."""
     head_bias: float = model.HEAD_BIAS
     """First value of the head's bias; -log(classes - 1) is the prior of one label an image."""
@@ -169,7 +170,7 @@ def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
             "dtype": jnp.dtype(execution.dtype).name,
         },
         learning_rate=schedule(settings.optimizer, settings.steps),
-        work=Work(image.tokens, flops.train(image, image.tokens)),
+        work=Work(image.sequence, flops.train(image, image.sequence)),
         probe=probe(graph, preprocess, execution, settings.compute.accumulate),
         evaluators=evaluators(settings, description, scores(graph, preprocess, execution), mesh),
         counts=lambda: {"bad_records": bad.count},

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from vit22b.block import EPSILON, attend, over_last, rms_norm
+from vit22b.block import attend, over_last, rms_norm
+from vit22b.block_config import BlockConfig
 from vit22b.execution import Execution, Split
 from vit22b.parallel import expand, gather, reduce, weight_gradient
 from vit22b.sharding import DATA, MODEL, named_sharding
@@ -30,6 +31,21 @@ OUTPUTS = ("attention_out", "mlp_out")
 # Times that a layer's tokens, of width D, go round the ring: into the first matmul and out of the second; backward the
 # cotangent in, the normed input once more, and the cotangent out.
 RINGS = 5
+EPSILON = BlockConfig.norm_epsilon
+
+
+def check(config: BlockConfig) -> None:
+    """Checks that a tower's blocks are the paper's, with or without QK normalisation: nothing else runs here.
+
+    Raises:
+        ValueError: they are not; the message has in what.
+    """
+    if other := {name: value for name, value in config.form.items() if name != "qk_norm"}:
+        found = ", ".join(f"{name} {value}" for name, value in other.items())
+        raise ValueError(
+            f"the asynchronous parallel layers (ring) run the paper's block alone, and this tower's has {found}; "
+            "take --parallel gspmd"
+        )
 
 
 def run(blocks: Params, x: Float[Array, "B N D"], execution: Execution) -> Float[Array, "B N D"]:
@@ -152,7 +168,7 @@ class _Stack:
         q, k, v, hidden = jnp.split(z, (size, 2 * size, 3 * size), axis=-1)
         q, k, v = (part.reshape(*part.shape[:-1], -1, self.head_dim) for part in (q, k, v))
         if "query_norm" in small:
-            q, k = rms_norm(q, small["query_norm"]), rms_norm(k, small["key_norm"])
+            q, k = rms_norm(q, small["query_norm"], EPSILON), rms_norm(k, small["key_norm"], EPSILON)
         attended = attend(q, k, v)
         hidden = jax.nn.gelu(hidden + over_last(small["mlp_in"], hidden), approximate=True)
         return jnp.concatenate([attended.reshape(*hidden.shape[:-1], size), hidden], axis=-1)

@@ -1,35 +1,45 @@
-"""The ViT-22B block and its parts, shared by the image tower and the text tower.
+"""The block and its parts, shared by the image tower and the text tower.
 
 Between batch and train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server ->
-client. Follows Dehghani et al. 2023, section 2: attention and MLP read one norm and add to one residual, queries and
-keys are normalised, and there is no bias but on MLP-in and one on the joint output. Each part is a parameter of its
-own, whatever a mesh or a fusion makes of them.
+client. ParallelBlock follows Dehghani et al. 2023, section 2: attention and MLP read one norm and add to one residual,
+queries and keys are normalised, and there is no bias but on MLP-in and one on the joint output. SequentialBlock is the
+usual transformer's, for the weights of others. Each part is a parameter of its own, whatever a mesh or a fusion makes
+of them.
 
 The letters of the shapes are declared in vit22b/model.py. Activations carry the compute dtype and kernels are cast to
 it; norms and softmax are computed in float32.
 """
+
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vit22b.config import TextConfig, ViTConfig
+from vit22b.block_config import Activation, BlockConfig
 from vit22b.execution import Execution
 
-BlockConfig = ViTConfig | TextConfig
-
-EPSILON = 1e-6
+ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = {
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
 
 
 class Norm(nnx.Module):
-    """Root mean square normalisation over the last axis: a scale, no bias, no centring."""
+    """Normalisation over the last axis, of a configuration's kind: root mean square, or centred with a bias."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, config: BlockConfig) -> None:
+        self.epsilon = config.norm_epsilon
         self.scale = nnx.Param(jnp.ones(size))
+        self.bias = nnx.Param(jnp.zeros(size)) if config.norm == "layer" else None
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        return rms_norm(x, self.scale[...])
+        if self.bias is None:
+            return rms_norm(x, self.scale[...], self.epsilon)
+        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
 
 
 class Linear(nnx.Module):
@@ -42,7 +52,7 @@ class Linear(nnx.Module):
             equation: of the einsum of the input and the kernel, for instance "BND,DHK->BNHK".
             shape: of the kernel.
             rngs: source of the initial kernel, a truncated normal of variance 1 / fan-in.
-            bias: whether a bias, zero at first, is added over the output's last axis.
+            bias: whether a bias, zero at first, is added, of the axes that the kernel gives to the output.
         """
         self.equation = equation
         operands, output = equation.split("->")
@@ -51,10 +61,16 @@ class Linear(nnx.Module):
         outputs = [i for i, letter in enumerate(letters) if letter in output]
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=inputs, out_axis=outputs)
         self.kernel = nnx.Param(init(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(shape[-1])) if bias else None
+        self.kernel_scale: nnx.Param[jax.Array] | None = None  # where the kernel is int8; see vit22b/quantised.py
+        self.bias = nnx.Param(jnp.zeros([shape[i] for i in outputs])) if bias else None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype))
+        kernel = self.kernel[...].astype(x.dtype)
+        if self.kernel_scale is None:
+            y = jnp.einsum(self.equation, x, kernel)
+        else:
+            y = jnp.einsum(self.equation, x, kernel, preferred_element_type=jnp.float32)
+            y = (y * over_last(self.kernel_scale[...], y)).astype(x.dtype)
         return y if self.bias is None else y + over_last(self.bias[...], y)
 
 
@@ -68,16 +84,35 @@ class Bias(nnx.Module):
         return x + over_last(self.bias[...], x)
 
 
-def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"]) -> Float[Array, "*B D"]:
+class Scale(nnx.Module):
+    """A learned factor of every feature, 1 at the start: LayerScale (Touvron et al. 2021)."""
+
+    def __init__(self, size: int) -> None:
+        self.scale = nnx.Param(jnp.ones(size))
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        return x * over_last(self.scale[...], x)
+
+
+def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"], epsilon: float) -> Float[Array, "*B D"]:
     """Divides by the root mean square over the last axis and multiplies by a scale, in float32."""
     x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + EPSILON)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
     return (x32 * over_last(scale, x32)).astype(x.dtype)
 
 
-def over_last(vector: Float[Array, " D"], x: Float[Array, "*B D"]) -> Float[Array, "*ones D"]:
-    """A vector in the rank and dtype of x, to be broadcast over all but the last axis; ranks are never promoted."""
-    return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
+def layer_norm(
+    x: Float[Array, "*B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
+) -> Float[Array, "*B D"]:
+    """As rms_norm of x less its mean over the last axis, plus a bias, in float32."""
+    x32 = x.astype(jnp.float32)
+    x32 = rms_norm(x32 - x32.mean(axis=-1, keepdims=True), scale, epsilon)
+    return (x32 + over_last(bias, x32)).astype(x.dtype)
+
+
+def over_last(vector: Float[Array, "*D"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A parameter in the rank and dtype of x, to be broadcast over all but its own axes; ranks are never promoted."""
+    return vector.astype(x.dtype).reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
 
 
 def attention_logits(q: Float[Array, "B N H K"], k: Float[Array, "B M H K"]) -> Float[Array, "B H N M"]:
@@ -86,13 +121,16 @@ def attention_logits(q: Float[Array, "B N H K"], k: Float[Array, "B M H K"]) -> 
 
 
 def attend(
-    q: Float[Array, "B N H K"], k: Float[Array, "B M H K"], v: Float[Array, "B M H K"]
+    q: Float[Array, "B N H K"], k: Float[Array, "B M H K"], v: Float[Array, "B M H K"], causal: bool = False
 ) -> Float[Array, "B N H K"]:
-    """Attention of N queries over M keys, every head by itself.
+    """Attention of N queries over M keys, every head by itself; causal: each over the keys up to its own position.
 
     The softmax is divided by its sum behind the matmul with the values, N x K divisions in place of N x M.
     """
     logits = attention_logits(q, k)
+    if causal:
+        seen = jnp.tri(q.shape[1], k.shape[1], dtype=bool)
+        logits = jnp.where(seen[None, None], logits, -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     sums = weights.sum(axis=-1, keepdims=True)
     out = jnp.einsum("BHNM,BMHK->BHNK", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / sums
@@ -100,20 +138,25 @@ def attend(
 
 
 class Block(nnx.Module):
-    """out = x + Attention(y) + MLP(y) with y = Norm(x): the parallel layers of the paper's equation 1."""
+    """What both arrangements have: attention, an MLP, and a norm before the first.
 
-    def __init__(self, config: BlockConfig, rngs: nnx.Rngs) -> None:
+    Called with tokens [B, N, D] and how to run, a block gives the tokens of the next.
+    """
+
+    def __init__(self, config: BlockConfig, rngs: nnx.Rngs, causal: bool = False) -> None:
         d, f, h, k = config.width, config.mlp_dim, config.heads, config.head_dim
-        self.norm = Norm(d)
-        self.query = Linear("BND,DHK->BNHK", (d, h, k), rngs)
-        self.key = Linear("BND,DHK->BNHK", (d, h, k), rngs)
-        self.value = Linear("BND,DHK->BNHK", (d, h, k), rngs)
-        self.query_norm = Norm(k) if config.qk_norm else None
-        self.key_norm = Norm(k) if config.qk_norm else None
-        self.attention_out = Linear("BNHK,HKD->BND", (h, k, d), rngs)
+        own_biases = config.block == "sequential"
+        self.config = config
+        self.causal = causal
+        self.norm = Norm(d, config)
+        self.query = Linear("BND,DHK->BNHK", (d, h, k), rngs, config.attention_bias)
+        self.key = Linear("BND,DHK->BNHK", (d, h, k), rngs, config.attention_bias)
+        self.value = Linear("BND,DHK->BNHK", (d, h, k), rngs, config.attention_bias)
+        self.query_norm = Norm(k, config) if config.qk_norm else None
+        self.key_norm = Norm(k, config) if config.qk_norm else None
+        self.attention_out = Linear("BNHK,HKD->BND", (h, k, d), rngs, own_biases)
         self.mlp_in = Linear("BND,DF->BNF", (d, f), rngs, bias=True)
-        self.mlp_out = Linear("BNF,FD->BND", (f, d), rngs)
-        self.out = Bias(d)
+        self.mlp_out = Linear("BNF,FD->BND", (f, d), rngs, own_biases)
 
     def queries_and_keys(self, y: Float[Array, "B N D"]) -> tuple[Float[Array, "B N H K"], Float[Array, "B N H K"]]:
         """Queries and keys of normed tokens, each normalised per head, which no sharding of heads makes dearer."""
@@ -122,9 +165,48 @@ class Block(nnx.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         return q, k
 
+    def attended(self, y: Float[Array, "B N D"], execution: Execution) -> Float[Array, "B N H K"]:
+        """Attention of normed tokens over themselves, before the output map."""
+        q, k = self.queries_and_keys(y)
+        return attend(execution.heads(q), execution.heads(k), execution.heads(self.value(y)), self.causal)
+
+    def hidden(self, y: Float[Array, "B N D"], execution: Execution) -> Float[Array, "B N F"]:
+        """The MLP's hidden units of normed tokens, before the output map."""
+        return ACTIVATIONS[self.config.activation](execution.hidden(self.mlp_in(y)))
+
+
+class ParallelBlock(Block):
+    """out = x + Attention(y) + MLP(y) with y = Norm(x): the parallel layers of the paper's equation 1."""
+
+    def __init__(self, config: BlockConfig, rngs: nnx.Rngs, causal: bool = False) -> None:
+        super().__init__(config, rngs, causal)
+        self.out = Bias(config.width)
+
     def __call__(self, x: Float[Array, "B N D"], execution: Execution = Execution()) -> Float[Array, "B N D"]:
         y = self.norm(x)
-        q, k = self.queries_and_keys(y)
-        attended = attend(execution.heads(q), execution.heads(k), execution.heads(self.value(y)))
-        hidden = jax.nn.gelu(execution.hidden(self.mlp_in(y)), approximate=True)
+        attended, hidden = self.attended(y, execution), self.hidden(y, execution)
         return execution.residual(x + self.out(self.attention_out(attended) + self.mlp_out(hidden)))
+
+
+class SequentialBlock(Block):
+    """out = h + MLP(Norm(h)) with h = x + Attention(Norm(x)), each addend scaled where there is LayerScale."""
+
+    def __init__(self, config: BlockConfig, rngs: nnx.Rngs, causal: bool = False) -> None:
+        super().__init__(config, rngs, causal)
+        self.mlp_norm = Norm(config.width, config)
+        self.attention_scale = Scale(config.width) if config.layer_scale else None
+        self.mlp_scale = Scale(config.width) if config.layer_scale else None
+
+    def __call__(self, x: Float[Array, "B N D"], execution: Execution = Execution()) -> Float[Array, "B N D"]:
+        attention = self.attention_out(self.attended(self.norm(x), execution))
+        if self.attention_scale is not None:
+            attention = self.attention_scale(attention)
+        h = execution.residual(x + attention)
+        mlp = self.mlp_out(self.hidden(self.mlp_norm(h), execution))
+        return execution.residual(h + (mlp if self.mlp_scale is None else self.mlp_scale(mlp)))
+
+
+def make_block(config: BlockConfig, rngs: nnx.Rngs, causal: bool = False) -> ParallelBlock | SequentialBlock:
+    """A block as a configuration says; causal: each token sees itself and those before it alone."""
+    kind = ParallelBlock if config.block == "parallel" else SequentialBlock
+    return kind(config, rngs, causal)

@@ -134,6 +134,12 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint's trees are others; the message lists the differences by name.
         """
+        saved = self.compare(step, targets, beside)
+        folder = self.folder / str(step)
+        return {item: stored.read(folder / item, saved[item], target) for item, target in targets.items()}
+
+    def compare(self, step: int, targets: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Compares what is stored with the targets, as `restore` does and with its errors; Orbax's metadata by item."""
         saved = {item: self._saved(step, item) for item in targets}
         for item, target in targets.items():
             whole = {**(beside or {}), **target} if item == "params" else target
@@ -142,20 +148,26 @@ class Checkpoints:
                     f"{item} of {self.folder / str(step)} does not fit the model:\n" + "\n".join(lines) + "\n"
                     "continue with the settings that wrote it, or give another --workdir"
                 )
-        folder = self.folder / str(step)
-        return {item: stored.read(folder / item, saved[item], target) for item, target in targets.items()}
+        return saved
 
-    def restore_average(self, step: int, target: Params) -> Params:
-        """Reads whole parameters, averaged where the step has an average of them: what is locked has none.
+    def sources(self, step: int, target: Params, weights: Weights) -> dict[str, Params]:
+        """Divides whole parameters into the items that hold them, "ema" and "params".
+
+        What has no average, since it was locked, comes from the parameters.
+
+        Args:
+            step: which.
+            target: the parameters' tree, of whatever leaves.
+            weights: see `load`.
 
         Raises:
-            ValueError: see `restore`; or there is no average.
+            ValueError: an average is asked for, and there is none.
         """
+        if weights == "params" or (weights == "auto" and "ema" not in self.items(step)):
+            return {"params": target}
         averaged = {name: target[name] for name in self._saved(step, "ema") if name in target}
         locked = {name: leaf for name, leaf in target.items() if name not in averaged}
-        rest = {"params": locked} if locked else {}
-        read = self.restore(step, {"ema": averaged, **rest}, beside=averaged)
-        return {**read["ema"], **read.get("params", {})}
+        return {"ema": averaged, **({"params": locked} if locked else {})}
 
     def _saved(self, step: int, item: str) -> Any:
         if item not in self.items(step):
@@ -186,7 +198,7 @@ class Trained:
     def space_id(self) -> str:
         """The name of the space that it embeds in; reads every parameter of the towers."""
         of = self.description
-        return space_id(self.params, of.preprocess, of.config.image.pooling, of.tokenizer)
+        return space_id(self.params, of.preprocess, of.config, of.tokenizer)
 
 
 def load(path: Path | str, mesh: Mesh | None = None, weights: Weights = "auto", rules: Rules = RULES) -> Trained:
@@ -209,9 +221,7 @@ def load(path: Path | str, mesh: Mesh | None = None, weights: Weights = "auto", 
     if mesh is not None:
         target = with_shardings(target, param_shardings(target, mesh, rules))
     with Checkpoints(workdir) as checkpoints:
-        averaged = weights == "ema" or (weights == "auto" and "ema" in checkpoints.items(step))
-        if not averaged:
-            params = checkpoints.restore(step, {"params": target})["params"]
-        else:
-            params = checkpoints.restore_average(step, target)
-    return Trained(description, step, params, "ema" if averaged else "params")
+        parts = checkpoints.sources(step, target, weights)
+        read = checkpoints.restore(step, parts, beside=parts.get("ema"))
+    params = {name: leaf for part in read.values() for name, leaf in part.items()}
+    return Trained(description, step, params, "ema" if "ema" in parts else "params")

@@ -1,121 +1,117 @@
-"""The numbers that describe a model: its sizes, its preprocessing, and what a checkpoint says of itself.
+"""The numbers that describe a model: its towers' sizes and forms, and the named sizes.
 
 First on the walk config -> image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Standard
-library only, so that a client can read a served model's description without JAX or TensorFlow.
+library only, so that a client can read a served model's description without JAX or TensorFlow. The defaults are the
+paper's model; other values make the families whose weights export/import_weights.py takes.
 """
 
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-T = TypeVar("T")
-Pooling = Literal["map", "mean"]
+from vit22b.block_config import BlockConfig
+from vit22b.fields import from_fields, require, require_choice
 
-
-@dataclasses.dataclass(frozen=True)
-class Preprocess:
-    """How encoded bytes become the pixels that a tower sees.
-
-    Attributes:
-        resolution: side of the square that an image is resized to, in pixels.
-        method: how it is resized; "bicubic" is antialiased.
-        crop: what is cut before the resize; "squash" cuts nothing and does not keep the aspect ratio.
-        value_range: what 0 and 255 are mapped to.
-        max_pixels: cap on width x height that the header may announce; a larger image is refused before it is decoded.
-    """
-
-    resolution: int = 224
-    method: Literal["bicubic"] = "bicubic"
-    crop: Literal["squash"] = "squash"
-    value_range: tuple[float, float] = (-1.0, 1.0)
-    max_pixels: int = 64 * 2**20
-
-    def __post_init__(self) -> None:
-        _require(self.resolution > 0, f"resolution is {self.resolution}; expected a positive number of pixels")
-        _require(self.max_pixels > 0, f"max_pixels is {self.max_pixels}; expected a positive number of pixels")
-        low, high = self.value_range
-        _require(low < high, f"value_range is {self.value_range}; expected (low, high) with low < high")
-        object.__setattr__(self, "value_range", (float(low), float(high)))
+Pooling = Literal["map", "mean", "class"]
+TextPooling = Literal["last", "end"]
+Similarity = Literal["softmax", "sigmoid"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig:
-    """The image tower (Dehghani et al. 2023, section 2 and table 1).
+class ViTConfig(BlockConfig):
+    """The image tower (Dehghani et al. 2023, section 2 and table 1), and what other towers have besides.
 
     Attributes:
-        width: D, the size of a token.
-        depth: L, the number of blocks.
-        mlp_dim: F, the hidden size of the MLP.
-        heads: H, the number of attention heads; K = D / H is the size of one.
         patch: P, the side of a square patch in pixels.
         resolution: side of the image in pixels; (resolution / patch)^2 tokens.
-        pooling: "map" is the paper's attention pooling head, "mean" the plain mean of the tokens.
-        qk_norm: normalise queries and keys. Off only to show what the paper saw without it.
+        pooling: "map" is the paper's attention pooling head, "mean" the plain mean of the patches' tokens, "class" the
+            class token.
+        patch_bias: whether the projection of patches has a bias.
+        class_token: whether a learned token stands in front of the others.
+        registers: R, learned tokens between the class token and the patches (Darcet et al. 2024).
+        class_position: whether the class token has a position, the first row of the table.
+        pre_norm: whether tokens are normalised before the first block, as CLIP's are.
+        norm_pooled: whether the final norm is on the pooled vector and not on the tokens (timm's fc_norm).
+        projection: E, size of the embedding, a projection of the pooled vector; 0 for the pooled vector itself.
     """
 
-    width: int
-    depth: int
-    mlp_dim: int
-    heads: int
     patch: int
     resolution: int
     pooling: Pooling = "map"
-    qk_norm: bool = True
+    patch_bias: bool = True
+    class_token: bool = False
+    registers: int = 0
+    class_position: bool = False
+    pre_norm: bool = False
+    norm_pooled: bool = False
+    projection: int = 0
 
     def __post_init__(self) -> None:
-        _check_block(self.width, self.depth, self.mlp_dim, self.heads)
-        for name, value in (("patch", self.patch), ("resolution", self.resolution)):
-            _require(value > 0, f"{name} is {value}; expected a positive number of pixels")
+        super().__post_init__()
+        for name in ("patch", "resolution"):
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected a positive number of pixels")
         below = self.resolution - self.resolution % self.patch
         nearest = [f"{side}" for side in (below, below + self.patch) if side]
-        _require(
+        require(
             below == self.resolution,
             f"resolution {self.resolution} is not a multiple of the patch {self.patch}; take {' or '.join(nearest)}",
         )
-        _require(self.pooling in ("map", "mean"), f"pooling is {self.pooling!r}; expected 'map' or 'mean'")
-
-    @property
-    def head_dim(self) -> int:
-        """K, the size of one attention head."""
-        return self.width // self.heads
+        require_choice("pooling", self.pooling, Pooling)
+        for name in ("registers", "projection"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 (none) or more")
+        for name, asks in (("pooling 'class'", self.pooling == "class"), ("class_position", self.class_position)):
+            require(self.class_token or not asks, f"{name} needs a class token; set class_token, or leave it out")
 
     @property
     def tokens(self) -> int:
-        """N, the number of tokens of an image."""
+        """N, the number of patches of an image."""
         return (self.resolution // self.patch) ** 2
+
+    @property
+    def sequence(self) -> int:
+        """What a block takes of an image: its patches, behind the class token and the registers."""
+        return self.class_token + self.registers + self.tokens
+
+    @property
+    def embedding(self) -> int:
+        """Size of an embedding: E, or D where there is no projection."""
+        return self.projection or self.width
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
-    """The text tower: the image tower's block over word pieces, projected to the image tower's width.
+class TextConfig(BlockConfig):
+    """The text tower: blocks over word pieces, projected to the size of the image tower's embedding.
 
     Attributes:
         vocabulary: number of token ids.
-        width, depth, mlp_dim, heads: as in ViTConfig.
-        projection: size of the embedding, the image tower's D.
+        projection: size of the embedding, the image tower's.
         length: T, tokens of a text, padded or cut.
-        qk_norm: as in ViTConfig.
+        causal: whether a token sees only itself and those before it.
+        pooling: "last" takes the last of the T positions, "end" the first that holds end_id.
+        end_id: token id of the end of a text.
+        projection_bias: whether the projection has a bias.
     """
 
     vocabulary: int
-    width: int
-    depth: int
-    mlp_dim: int
-    heads: int
     projection: int
     length: int = 16
-    qk_norm: bool = True
+    causal: bool = False
+    pooling: TextPooling = "last"
+    end_id: int | None = None
+    projection_bias: bool = False
 
     def __post_init__(self) -> None:
-        _check_block(self.width, self.depth, self.mlp_dim, self.heads)
-        _require(self.vocabulary > 0, f"vocabulary is {self.vocabulary}; expected a positive number of token ids")
-        _require(self.length > 0, f"length is {self.length}; expected a positive number of tokens")
-
-    @property
-    def head_dim(self) -> int:
-        """K, the size of one attention head."""
-        return self.width // self.heads
+        super().__post_init__()
+        require(self.vocabulary > 0, f"vocabulary is {self.vocabulary}; expected a positive number of token ids")
+        require(self.projection > 0, f"projection is {self.projection}; expected the size of an embedding")
+        require(self.length > 0, f"length is {self.length}; expected a positive number of tokens")
+        require_choice("pooling", self.pooling, TextPooling)
+        if self.pooling == "end":
+            require(
+                self.end_id is not None and 0 <= self.end_id < self.vocabulary,
+                f"end_id is {self.end_id}; pooling 'end' needs the token id of a text's end, below {self.vocabulary}",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +122,22 @@ class ModelConfig:
         image: the image tower.
         classes: Y, outputs of the classification head; 0 for none.
         text: the text tower of a zero-shot model.
+        similarity: what the temperature was trained for. "softmax": logits are exp(logit_scale) times the cosine;
+            "sigmoid": and plus logit_bias (SigLIP).
     """
 
     image: ViTConfig
     classes: int = 0
     text: TextConfig | None = None
+    similarity: Similarity = "softmax"
 
     def __post_init__(self) -> None:
-        _require(self.classes >= 0, f"classes is {self.classes}; expected 0 (no head) or more")
+        require(self.classes >= 0, f"classes is {self.classes}; expected 0 (no head) or more")
+        require_choice("similarity", self.similarity, Similarity)
         if self.text is not None:
-            _require(
-                self.text.projection == self.image.width,
-                f"the text tower projects to {self.text.projection}, the image tower embeds in {self.image.width}; "
+            require(
+                self.text.projection == self.image.embedding,
+                f"the text tower projects to {self.text.projection}, the image tower embeds in {self.image.embedding}; "
                 "they must be equal",
             )
 
@@ -148,25 +148,12 @@ class ModelConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], strict: bool = True) -> Self:
         """The inverse of to_json; see from_fields for its errors and for `strict`."""
-        _require(isinstance(values, Mapping), f"the model's configuration is {values!r}; expected an object of fields")
+        require(isinstance(values, Mapping), f"the model's configuration is {values!r}; expected an object of fields")
         towers = {"image": ViTConfig, "text": TextConfig}
         built = {
             k: from_fields(towers[k], v, strict) if k in towers and v is not None else v for k, v in values.items()
         }
         return from_fields(cls, built, strict)
-
-
-def _check_block(width: int, depth: int, mlp_dim: int, heads: int) -> None:
-    for name, value in (("width", width), ("depth", depth), ("mlp_dim", mlp_dim), ("heads", heads)):
-        _require(value > 0, f"{name} is {value}; expected a positive number")
-    divisors = [h for h in range(1, width + 1) if width % h == 0]
-    nearest = min(divisors, key=lambda h: abs(h - heads))
-    _require(width % heads == 0, f"width {width} is not divisible by {heads} heads; take {nearest} heads")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 # Names as big_vision spells them; mu is what two cores train in minutes. Width, depth, MLP, heads, patch, resolution.
@@ -205,7 +192,7 @@ def vit(size: str, **changes: Any) -> ViTConfig:
 
 
 def text_tower(image: ViTConfig, vocabulary: int, length: int = 16) -> TextConfig:
-    """The text tower that goes with an image tower: the same block, at most 768 wide and 12 deep, projecting to D."""
+    """The text tower that goes with an image tower: its form of block, at most 768 wide and 12 deep, its embedding."""
     wide = image.width > SIZES["B"].width
     width, heads = (SIZES["B"].width, SIZES["B"].heads) if wide else (image.width, image.heads)
     return TextConfig(
@@ -214,32 +201,7 @@ def text_tower(image: ViTConfig, vocabulary: int, length: int = 16) -> TextConfi
         depth=min(image.depth, 12),
         mlp_dim=4 * width,
         heads=heads,
-        projection=image.width,
+        projection=image.embedding,
         length=length,
-        qk_norm=image.qk_norm,
+        **image.form,
     )
-
-
-def from_fields(kind: type[T], values: Mapping[str, Any], strict: bool = True) -> T:
-    """Builds a dataclass from a mapping; JSON lists become tuples.
-
-    Args:
-        kind: the dataclass.
-        values: by field.
-        strict: whether an unknown field is an error. What a newer server says of itself is read with it off.
-
-    Raises:
-        ValueError: no mapping, or unknown or missing fields; the message names them.
-    """
-    _require(isinstance(values, Mapping), f"{kind.__name__} is {values!r}; expected an object of its fields")
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    extra = sorted(set(values) - {f.name for f in fields})
-    _require(
-        not (strict and extra),
-        f"{kind.__name__} has no field {', '.join(extra)}; it was written by a newer version of vit22b",
-    )
-    required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-    missing = sorted(set(required) - set(values))
-    _require(not missing, f"{kind.__name__} lacks {', '.join(missing)}; it is damaged, or no {kind.__name__}")
-    known = {k: v for k, v in values.items() if k not in extra}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from vit22b.config import ModelConfig, Preprocess, from_fields
+from vit22b.config import ModelConfig
+from vit22b.fields import from_fields
+from vit22b.preprocess import Preprocess
 
 FOLDER = "checkpoints"
 

@@ -2,8 +2,8 @@
 
 First step of the walk image -> batch -> state -> checkpoint -> SavedModel -> server -> client. The training
 pipeline and the SavedModel run these same TensorFlow ops, so a served model sees exactly the pixels that it was
-trained on. Pixels stay uint8 up to the tower, which maps them to Preprocess.value_range: a batch is a quarter of
-its float32 size, and the signatures that take pixels take these.
+trained on. Pixels stay uint8 up to the tower, which maps them to its own range: a batch is a quarter of its float32
+size, and the signatures that take pixels take these.
 """
 
 import re
@@ -15,8 +15,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from vit22b import codec
-from vit22b.config import Preprocess
 from vit22b.header import FORMATS, Header
+from vit22b.preprocess import Crop, Method, Preprocess
+
+_KERNELS: dict[Method, str] = {"bicubic": "keyscubic", "bilinear": "triangle"}  # as tf.image.resize has them
 
 
 @tf.autograph.experimental.do_not_convert  # control flow is tf.cond and tf.while_loop already; this traces 3 x faster
@@ -40,15 +42,21 @@ def decode(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
-    """Resizes one image to the square that the tower takes, without keeping its aspect ratio.
+    """Resizes one image to the square that the tower takes, as a whole or its centre.
 
     Args:
-        image: uint8 [h, w, 3]; one that has the size already passes unchanged.
-        preprocess: its resolution is r; bicubic, antialiased where it shrinks, is the only method.
+        image: uint8 [h, w, 3]; one that has the size already passes unchanged, unless a part of it is cut out.
+        preprocess: its resolution is r; its crop says whether the aspect ratio is kept.
 
     Returns:
         uint8 [r, r, 3], rounded and clipped.
     """
+    crops: dict[Crop, Callable[[tf.Tensor, Preprocess], tf.Tensor]] = {"squash": _squash, "center": _center}
+    return crops[preprocess.crop](image, preprocess)
+
+
+def _squash(image: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
+    """Resizes a whole image without keeping its aspect ratio."""
     side = preprocess.resolution
 
     def resampled() -> tf.Tensor:
@@ -57,6 +65,25 @@ def resize(image: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
 
     fits = tf.reduce_all(tf.shape(image)[:2] == side)
     return tf.ensure_shape(tf.cond(fits, lambda: image, resampled), [side, side, 3])
+
+
+def _center(image: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
+    """Resizes an image by its shorter side and cuts out the centre, the longer side and the offset rounded down.
+
+    In one op, which samples the centre alone: resized whole, an image of one row would have gigabytes.
+    """
+    side = preprocess.resolution
+    size = tf.shape(image, tf.int64)[:2]
+    scaled = size * preprocess.shorter_side // tf.reduce_min(size)
+    pixels = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[side, side],
+        scale=tf.cast(scaled / size, tf.float32),
+        translation=tf.cast(-((scaled - side) // 2), tf.float32),
+        kernel_type=_KERNELS[preprocess.method],
+        antialias=True,
+    )[0]
+    return tf.ensure_shape(tf.saturate_cast(tf.round(pixels), tf.uint8), [side, side, 3])
 
 
 def preprocess_bytes(image_bytes: tf.Tensor, preprocess: Preprocess) -> tf.Tensor:
@@ -140,6 +167,8 @@ def reason(error: tf.errors.OpError) -> str:
 def random_crop(image: tf.Tensor, preprocess: Preprocess, seed: tf.Tensor, min_area: float, flip: bool) -> tf.Tensor:
     """Cuts a random part and resizes it, for training only (the "inception crop": Szegedy et al. 2015, section 6).
 
+    The part is resized as a whole, whatever the preprocessing's crop: that is of images that nothing was cut from.
+
     Args:
         image: uint8 [h, w, 3].
         preprocess: as for resize.
@@ -162,7 +191,7 @@ def random_crop(image: tf.Tensor, preprocess: Preprocess, seed: tf.Tensor, min_a
         area_range=(min_area, 1.0),
         use_image_if_no_bounding_boxes=True,
     )
-    cropped = resize(tf.ensure_shape(tf.slice(image, begin, size), [None, None, 3]), preprocess)
+    cropped = _squash(tf.ensure_shape(tf.slice(image, begin, size), [None, None, 3]), preprocess)
     return tf.image.stateless_random_flip_left_right(cropped, flip_seed) if flip else cropped
 
 

@@ -79,8 +79,8 @@ class PinnedModel:
         self.description = description
         self._transport, self._in_flight = transport, in_flight
         self._manifest = description.manifest
-        self._width = description.manifest.config.image.width
-        self._contract = signature.signatures(self._manifest.config, self._manifest.preprocess)
+        self._width = description.manifest.config.image.embedding
+        self._contract = self._manifest.contract()
         self._largest = description.manifest.batch_sizes[-1]
 
     def embed_images(self, images: Sequence[NamedImage], on_error: OnError) -> Embeddings:

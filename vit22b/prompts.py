@@ -5,6 +5,7 @@ prompts. A template is a text with one `{}`, the place of the class's name.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -50,6 +51,21 @@ def canonical(name: str) -> str:
     form.
     """
     return " ".join(name.replace("_", " ").split()).lower()
+
+
+def read_names(path: Path) -> list[str]:
+    """The class names of a file that has one a line; empty lines are passed over.
+
+    Raises:
+        ValueError: there is no such file, or it is no text.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; expected one with a class name a line")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text; expected a class name a line") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def check_template(template: str) -> None:

@@ -59,22 +59,26 @@ ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
 # Name of a parameter below `image`, `text` or the top -> its logical axes, without the leading `layers` of a stack.
 _AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(query|key|value)/kernel", ("embed", "heads", "head_dim")),
+    (r"(query|key|value)/bias", ("heads", "head_dim")),
     (r"attention_out/kernel", ("heads", "head_dim", "embed")),
     (r"mlp_in/kernel", ("embed", "mlp")),
     (r"mlp_in/bias", ("mlp",)),
     (r"mlp_out/kernel", ("mlp", "embed")),
-    (r"(query_norm|key_norm)/scale", ("head_dim",)),
-    (r"(norm|final_norm)/scale", ("features",)),
-    (r"out/bias", ("features",)),
+    (r"(out|attention_out|mlp_out)/bias", ("features",)),
+    (r"(query_norm|key_norm)/(scale|bias)", ("head_dim",)),
+    (r"(norm|mlp_norm|pre_norm|final_norm)/(scale|bias)", ("features",)),
+    (r"(attention_scale|mlp_scale)/scale", ("features",)),
     (r"patch_projection/kernel", ("patch", "embed")),
     (r"patch_projection/bias", ("features",)),
-    (r"probe", ("features",)),
+    (r"(probe|class_token)", ("features",)),
+    (r"registers", ("positions", "features")),
     (r"position_embedding", ("positions", "embed")),
     (r"token_embedding", ("vocabulary", "embed")),
     (r"projection/kernel", ("features", "embed")),
+    (r"projection/bias", ("features",)),
     (r"head/kernel", ("embed", "classes")),
     (r"head/bias", ("classes",)),
-    (r"logit_scale", ()),
+    (r"(logit_scale|logit_bias)", ()),
 )
 
 

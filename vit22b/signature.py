@@ -7,13 +7,17 @@ readers.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-from vit22b.config import ModelConfig, Preprocess, from_fields
+from vit22b.config import ModelConfig
+from vit22b.fields import from_fields
+from vit22b.preprocess import Preprocess
 
 FORMAT_VERSION = 1
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+# The greatest error of a golden output, as a part of its greatest value, in float32. Two CPUs differ by some 1e-6.
+TOLERANCE = 1e-4
 
 # Paths inside a version's directory. TensorFlow Serving reads the warm-up file by this very name.
 MANIFEST_FILE = "assets.extra/vit22b.json"
@@ -27,6 +31,8 @@ FEATURES = "features"
 LOGITS = "logits"
 LOGITS_PIXELS = "logits_pixels"
 EMBED_TEXT = "embed_text"
+CLASSIFY = "classify"
+CLASSIFY_EXAMPLES = "classify_examples"
 DESCRIBE = "describe"
 
 IMAGE_BYTES = "image_bytes"
@@ -37,8 +43,14 @@ OK = "ok"
 POOLED = "pooled"
 TOKENS = "tokens"
 LOGITS_OUTPUT = "logits"
+EXAMPLES = "inputs"  # the Classify API finds its tensors by these names, inputs, scores and classes, and by no others
+SCORES = "scores"
+CLASSES = "classes"
 MANIFEST = "manifest"
 TOKENIZER = "tokenizer"
+
+PREDICT_METHOD = "tensorflow/serving/predict"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
 
 DType = Literal["string", "uint8", "int32", "float32", "bool"]
 
@@ -53,27 +65,54 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """Names, dtypes and shapes of what a signature takes and answers."""
+    """Names, dtypes and shapes of what a signature takes and answers, and the API method that it is written for."""
 
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    method: str = PREDICT_METHOD
 
 
-def signatures(config: ModelConfig, preprocess: Preprocess) -> dict[str, Signature]:
+@dataclasses.dataclass(frozen=True)
+class ClassBank:
+    """The classes that are baked into a zero-shot model, for `classify`.
+
+    Attributes:
+        classes: their names, as they were given.
+        templates: texts with one `{}` each; a class's vector is the mean over its prompts.
+        top: how many classes an image is answered with, best first.
+    """
+
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    top: int
+
+
+def layer_tokens(layer: int) -> str:
+    """The output of `features` that holds what block `layer`, counted from 0, leaves of the patch tokens."""
+    return f"{TOKENS}_{layer}"
+
+
+def signatures(
+    config: ModelConfig,
+    preprocess: Preprocess,
+    feature_layers: Sequence[int] = (),
+    class_bank: ClassBank | None = None,
+) -> dict[str, Signature]:
     """Every signature that a model of this configuration has, by name.
 
     Args:
         config: a head adds logits and logits_pixels, a text tower adds embed_text.
         preprocess: its resolution is the side of the `pixels` input.
+        feature_layers: blocks whose tokens `features` answers too.
+        class_bank: adds classify and classify_examples.
     """
     width = config.image.width
     image_bytes = {IMAGE_BYTES: Tensor("string", (None,))}
     pixels = {PIXELS: Tensor("uint8", (None, preprocess.resolution, preprocess.resolution, 3))}
-    embedding = {EMBEDDING: Tensor("float32", (None, width))}
-    features = {
-        POOLED: Tensor("float32", (None, width)),
-        TOKENS: Tensor("float32", (None, (preprocess.resolution // config.image.patch) ** 2, width)),
-    }
+    embedding = {EMBEDDING: Tensor("float32", (None, config.image.embedding))}
+    tokens = Tensor("float32", (None, (preprocess.resolution // config.image.patch) ** 2, width))
+    features = {POOLED: Tensor("float32", (None, width)), TOKENS: tokens}
+    features |= {layer_tokens(layer): tokens for layer in feature_layers}
     table = {
         SERVING_DEFAULT: Signature(image_bytes, embedding),
         EMBED_IMAGE: Signature(image_bytes, embedding),
@@ -88,6 +127,10 @@ def signatures(config: ModelConfig, preprocess: Preprocess) -> dict[str, Signatu
         table[LOGITS_PIXELS] = Signature(pixels, logits)
     if config.text is not None:
         table[EMBED_TEXT] = Signature({TOKEN_IDS: Tensor("int32", (None, config.text.length))}, embedding)
+    if class_bank is not None:
+        best = {SCORES: Tensor("float32", (None, class_bank.top)), CLASSES: Tensor("string", (None, class_bank.top))}
+        table[CLASSIFY] = Signature(image_bytes, best)
+        table[CLASSIFY_EXAMPLES] = Signature({EXAMPLES: Tensor("string", (None,))}, best, CLASSIFY_METHOD)
     return table
 
 
@@ -114,6 +157,18 @@ class Manifest:
         exported_on, loads_until: ISO dates; JAX promises to load the program until the second.
         git_revision: of the exporting code, or None outside a checkout.
         hashes: file below the version -> sha256. Empty in `describe`, which lies in one of the hashed files.
+        compatible_with: space_ids whose vectors may be compared with this one's: for weights in another dtype than
+            float32, the space of the same model in float32.
+        numerics: how the embeddings compare with float32's, on `images` images of `source`: `cosine_min`,
+            `cosine_mean`, `top1_agreement` (None without a head or classes). Empty for float32, and in `describe`.
+        tolerance: of the golden answers: largest error of an output, as a part of its greatest value.
+        feature_layers: blocks whose tokens `features` answers too.
+        class_bank: of `classify`, or None.
+        target: "tpu" where the graph is made for the Cloud TPU Inference Converter; "any" server runs the others.
+        format: "savedmodel", or "stablehlo": a function for JAX in the place of each signature.
+        mesh: axis -> size of the mesh of devices that the program is partitioned for, or None.
+        golden: whether the golden answers are "recorded" with the version, or "none" are.
+        stablehlo_version: that the programs are written in, "1.15.0" for instance; "" where the export did not tell.
     """
 
     space_id: str
@@ -134,6 +189,21 @@ class Manifest:
     git_revision: str | None = None
     hashes: dict[str, str] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    compatible_with: tuple[str, ...] = ()
+    numerics: dict[str, float | str | None] = dataclasses.field(default_factory=dict)
+    tolerance: float = TOLERANCE
+    feature_layers: tuple[int, ...] = ()
+    class_bank: ClassBank | None = None
+    target: Literal["any", "tpu"] = "any"
+    format: Literal["savedmodel", "stablehlo"] = "savedmodel"
+    mesh: dict[str, int] | None = None
+    golden: Literal["recorded", "none"] = "recorded"
+    stablehlo_version: str = ""
+
+    def contract(self) -> dict[str, Signature]:
+        """The signatures that the version has, by name, as far as this vit22b knows them."""
+        table = signatures(self.config, self.preprocess, self.feature_layers, self.class_bank)
+        return {name: table[name] for name in self.signatures if name in table}
 
     def to_json(self) -> str:
         """The manifest as JSON text, with sorted keys."""
@@ -165,4 +235,7 @@ class Manifest:
             preprocess = from_fields(Preprocess, values["preprocess"], strict=False)
         except KeyError as error:
             raise ValueError(f"the manifest lacks {error}; export the model again") from error
-        return from_fields(cls, {**values, "config": config, "preprocess": preprocess}, strict=False)
+        bank = values.get("class_bank")
+        bank = None if bank is None else from_fields(ClassBank, bank, strict=False)
+        known = {"config": config, "preprocess": preprocess, "class_bank": bank}
+        return from_fields(cls, {**values, **known}, strict=False)

@@ -12,17 +12,20 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vit22b import asynchronous
-from vit22b.block import Block, BlockConfig, attention_logits
+from vit22b.block import ParallelBlock, SequentialBlock, attention_logits, make_block
+from vit22b.block_config import BlockConfig
 from vit22b.execution import Execution
 
+Block = ParallelBlock | SequentialBlock
 
-def stack(config: BlockConfig, rngs: nnx.Rngs) -> Block:
-    """L blocks as one module, every parameter with a leading axis L."""
+
+def stack(config: BlockConfig, rngs: nnx.Rngs, causal: bool = False) -> Block:
+    """L blocks as one module, every parameter with a leading axis L; causal: see vit22b.block.make_block."""
 
     @nnx.split_rngs(splits=config.depth)
     @nnx.vmap
     def make(rngs: nnx.Rngs) -> Block:
-        return Block(config, rngs)
+        return make_block(config, rngs, causal)
 
     return make(rngs)
 
@@ -32,15 +35,24 @@ def run(
 ) -> Float[Array, "B N D"]:
     """Runs the layers start..stop of a stack (all by default) as one scan, compiled once whatever the depth."""
     graph, state = nnx.split(blocks)
-    state = jax.tree.map(lambda leaf: leaf[start:stop], state)
+    layers = range(blocks.config.depth)[start:stop]
     if execution.parallel == "ring":
+        asynchronous.check(blocks.config)
+        state = jax.tree.map(lambda leaf: leaf[start:stop], state)
         return asynchronous.run(nnx.to_pure_dict(state), x, execution)
 
     @execution.rematerialised
     def layer(x: Float[Array, "B N D"], state: Any) -> Float[Array, "B N D"]:
         return nnx.merge(graph, state)(x, execution)
 
-    x, _ = jax.lax.scan(lambda x, state: (layer(x, state), None), execution.residual(x), state)
+    def indexed(x: Float[Array, "B N D"], index: jax.Array) -> tuple[Float[Array, "B N D"], None]:
+        part = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), state)
+        return layer(x, part), None
+
+    if len(layers) < blocks.config.depth:  # a scan over a part of the stack would first make a copy of it
+        x, _ = jax.lax.scan(indexed, execution.residual(x), jnp.arange(layers.start, layers.stop))
+    else:
+        x, _ = jax.lax.scan(lambda x, state: (layer(x, state), None), execution.residual(x), state)
     return x
 
 

@@ -4,7 +4,7 @@ Under the train state on the walk image -> batch -> train state -> checkpoint ->
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,17 @@ def leaves(params: Mapping[str, Any]) -> dict[str, Any]:
     """The tree as {"image/blocks/query/kernel": leaf, ...}, in the tree's own order."""
     paths, _ = jax.tree_util.tree_flatten_with_path(params)
     return {name_of(path): leaf for path, leaf in paths}
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a leaf's first axis is the layers, by its name."""
+    return "blocks" in name.split("/")
+
+
+def map_leaves(function: Callable[[str, Any], Any], params: Mapping[str, Any]) -> Params:
+    """The tree with every leaf replaced by the function of its name and itself."""
+    found: Params = jax.tree_util.tree_map_with_path(lambda path, leaf: function(name_of(path), leaf), params)
+    return found
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train import topology
+from vit22b import topology
 from vit22b.chips import tpu
 from vit22b.sharding import make_mesh
 

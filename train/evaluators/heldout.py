@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from train.feed import local_rows, place
 from train.input import multi_hot
-from vit22b.config import Preprocess
 from vit22b.folder import read_folder
 from vit22b.image import image_batches
+from vit22b.preprocess import Preprocess
 from vit22b.sharding import batch_sharding
 from vit22b.tree import Params
 

@@ -1,9 +1,11 @@
 """A slice of TPUs that is not there: its devices and their links, for which libtpu compiles on any machine.
 
-Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client:
-train/plan.py compiles the step for these devices. libtpu comes with `pip install 'jax[tpu]'`.
+Beside the train state and the SavedModel on the walk image -> batch -> train state -> checkpoint -> SavedModel ->
+server -> client: train/plan.py compiles a step for these devices, export/tpu_memory.py the towers of a version. libtpu
+comes with `pip install 'jax[tpu]'`.
 """
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -26,6 +28,23 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What a TPU's compiler made of a program.
+
+    Attributes:
+        arguments: bytes a chip; None where the program does not fit.
+        temporaries: bytes a chip; None where it does not fit.
+        text: the scheduled program of a chip; empty where it does not fit.
+        refusal: the compiler's message where it does not fit, else empty.
+    """
+
+    arguments: int | None
+    temporaries: int | None
+    text: str
+    refusal: str
 
 
 def has_compiler() -> bool:
@@ -56,14 +75,42 @@ def devices(topology: str) -> Sequence[jax.Device]:
     Raises:
         ValueError: libtpu knows no such topology.
     """
-    chip, _ = parse_topology(topology)
+    chip, torus = parse_topology(topology)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"chip_config_name": chip.config_name} if chip.config_name else {}
+    if math.prod(torus) == 1:
+        options["chips_per_host_bounds"] = [1, 1, 1]  # a host has 2x2x1 otherwise, which one chip does not fill
     try:
         return topologies.get_topology_desc(topology, platform="tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"libtpu describes no topology {topology!r}: {str(error).splitlines()[0]}") from error
+
+
+def one_chip(chip: Chip) -> jax.Device:
+    """A single chip by itself, as the device that a program is compiled for.
+
+    Raises:
+        ValueError: libtpu describes no such chip.
+    """
+    return devices(f"{chip.name}:" + "x".join("1" * chip.torus))[0]
+
+
+def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
+    """Compiles a program that was lowered for devices of a topology.
+
+    Raises:
+        jax.errors.JaxRuntimeError: the compiler failed, and not for want of memory.
+    """
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Compiled(None, None, "", str(error))
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return Compiled(memory.argument_size_in_bytes, memory.temp_size_in_bytes, compiled.as_text() or "", "")
 
 
 def open_axes(topology: str, mesh: Mesh) -> frozenset[str]:
@@ -75,7 +122,7 @@ def open_axes(topology: str, mesh: Mesh) -> frozenset[str]:
     chip, torus = parse_topology(topology)
     coordinates = np.array([[device.coords for device in row] for row in mesh.devices])[..., : len(torus)]
 
-    def goes_round(chips: np.ndarray) -> bool:
+    def goes_round(chips: np.ndarray[Any, Any]) -> bool:
         extents = [len(set(places)) for places in chips.T.tolist()]
         closed = [size % (4 if chip.torus == 3 else 16) == 0 for size in torus]
         return all(one == 1 or (one == size and ring) for one, size, ring in zip(extents, torus, closed, strict=True))

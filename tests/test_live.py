@@ -1,0 +1,125 @@
+"""verify.py against live servers: ours in its own process, and a stand-in for what a good server does seldom."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import grpc
+import pytest
+
+from export import golden, verify
+from export.live import LiveServer
+from tests.manifests import manifest
+from tests.standin import StandIn, serve
+from vit22b.errors import NotServedError, SpaceError, UnreachableError, VitError
+from vit22b.signature import MANIFEST_FILE, WARMUP_FILE, Manifest
+
+FAILURES = (VitError,)
+
+
+@pytest.fixture
+def version(repository):
+    return repository / "digits" / "1"
+
+
+def verify_at(run_program, version, address, *flags):
+    arguments = [version, "--address", address, *flags]
+    return run_program(verify.verify, verify.Settings, *arguments, failures=FAILURES)
+
+
+def test_a_live_server_gives_the_golden_answers(served, version, run_program, capsys):
+    assert verify_at(run_program, version, served.address) == 0
+    out = capsys.readouterr().out
+    count = len(golden.read(version / WARMUP_FILE))
+    assert f"asking version 1 of digits at {served.address}" in out
+    assert f"{count} of {count} golden answers within 0.0001" in out
+
+
+def test_another_answer_of_a_live_server_is_named(served, version, tmp_path, run_program, capsys):
+    copy = shutil.copytree(version, tmp_path / "digits" / "1")
+    logs = golden.read(copy / WARMUP_FILE)
+    target = next(log for log in logs if log.request.model_spec.signature_name == "embed_text")
+    target.response.outputs["embedding"].float_val[:] = [0.5] * 128
+    target.response.outputs["embedding"].tensor_content = b""
+    golden.write(copy / WARMUP_FILE, [target])
+    assert verify_at(run_program, copy, served.address, "--version", 1) == 1
+    out = capsys.readouterr().out
+    assert "embed_text, batch 1: output embedding: max abs error" in out
+    assert "0 of 1 golden answers" in out
+
+
+def test_a_server_of_another_version_is_refused_with_both_named(served, version, tmp_path, run_program, capsys):
+    copy = shutil.copytree(version, tmp_path / "digits" / "1")
+    written = Manifest.from_json((copy / MANIFEST_FILE).read_text())
+    (copy / MANIFEST_FILE).write_text(dataclasses.replace(written, space_id="ffff").to_json())
+    assert verify_at(run_program, copy, served.address) == 1
+    error = capsys.readouterr().err
+    assert f"version 1 of the server has the space {written.space_id} (float32, step 12), {copy} has ffff" in error
+    assert "name the folder of the version that is served, or another --version" in error
+
+
+def test_nobody_there_and_no_such_model_are_told_with_the_remedy(served, version, run_program, capsys, unused_address):
+    for arguments, message in (
+        ([unused_address], "start a model server there, or give the address and port of one"),
+        ([served.address, "--model", "cats"], "give the name, and if any the version, of a model that it serves"),
+        ([served.address, "--version", 7], "Servable not found for request: Specific(digits, 7) (NOT_FOUND"),
+        ([served.address, "--label", "canary"], "Unrecognized servable version label: canary (INVALID_ARGUMENT"),
+    ):
+        assert verify_at(run_program, version, *arguments) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: signature describe: ")
+        assert message in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--address", "localhost"], "--address is 'localhost'; expected host:port"),
+        (["--address", "localhost:1", "--version", "1", "--label", "a"], "give one of them"),
+        (["--address", "localhost:1", "--timeout", "0"], "--timeout is 0.0; expected a positive number of seconds"),
+    ],
+)
+def test_wrong_arguments_are_one_line(version, flags, message, run_program, capsys):
+    assert run_program(verify.verify, verify.Settings, version, *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_address_alone_is_not_enough(run_program, capsys):
+    assert run_program(verify.verify, verify.Settings, "--address", "localhost:8500") == 2
+    assert "no folder is given; name the version" in capsys.readouterr().err
+
+
+def test_a_certificate_authority_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ca\.pem"):
+        LiveServer("localhost:1", "m", ca=tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "remedy"),
+    [
+        (grpc.StatusCode.INTERNAL, "XLA compilation disabled\n [[x]]", "--xla_cpu_compilation_enabled=true"),
+        (grpc.StatusCode.FAILED_PRECONDITION, 'Serving signature key "describe" not found.', "vit22b did not export"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "give a longer timeout"),
+    ],
+)
+def test_what_a_server_says_comes_with_the_remedy(code, details, remedy):
+    with serve(StandIn(refusals=[(code, details)])) as served, LiveServer(served.address, "vit22b") as server:
+        with pytest.raises(VitError, match=remedy) as refused:
+            server.check_space(manifest(space_id="space-one"), Path("1"))
+        assert refused.value.code == code.name
+
+
+def test_it_stays_with_the_version_that_answered_first():
+    with serve(StandIn(version=3)) as served, LiveServer(served.address, "vit22b") as server:
+        assert server.check_space(manifest(space_id="space-one"), Path("1")) == 3
+        served.swap(4, "space-two")
+        with pytest.raises(NotServedError, match=r"Specific\(vit22b, 3\)"):
+            server.check_space(manifest(space_id="space-one"), Path("1"))
+
+
+def test_errors_are_of_the_clients_tree(unused_address):
+    with LiveServer(unused_address, "m") as server, pytest.raises(UnreachableError):
+        server.check_space(manifest(), Path("1"))
+    other = manifest(space_id="space-two")
+    with serve(StandIn()) as served, LiveServer(served.address, "vit22b") as server, pytest.raises(SpaceError):
+        server.check_space(other, Path("1"))

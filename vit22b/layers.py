@@ -1,0 +1,65 @@
+"""A trained model's parameters, read one layer of one leaf at a time.
+
+Between checkpoint and SavedModel on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server ->
+client. vit22b.checkpoint.load reads a model into memory; a model that is only passed on need not be there as a whole.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from vit22b import stored
+from vit22b.checkpoint import Checkpoints, Weights
+from vit22b.description import FOLDER, Description, find_step, read_description
+from vit22b.model import abstract
+from vit22b.tree import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The parameters of a checkpoint, on disk.
+
+    Attributes:
+        description: what model.json says.
+        step: of the checkpoint.
+        weights: which they are: "params" as the steps left them, "ema" their moving average.
+        shapes: their tree, of jax.ShapeDtypeStruct.
+        folder: of the step.
+        items: by the tree's top level, the item that is read, "params" or "ema", and Orbax's metadata of it.
+    """
+
+    description: Description
+    step: int
+    weights: str
+    shapes: Params
+    folder: Path
+    items: dict[str, tuple[str, Any]]
+
+    def read(self, name: str) -> Iterator[npt.NDArray[Any]]:
+        """Reads a leaf in consecutive slabs of layers; see vit22b.stored.slabs."""
+        item, saved = self.items[name.split("/")[0]]
+        return stored.slabs(self.folder / item, saved, name)
+
+
+def open_layers(path: Path | str, weights: Weights = "auto") -> Layers:
+    """Opens the parameters of a checkpoint; nothing of them is read yet.
+
+    Args:
+        path: a work directory (its latest step is taken), or one step in it.
+        weights: as vit22b.checkpoint.load takes it.
+
+    Raises:
+        ValueError: as vit22b.checkpoint.load.
+    """
+    workdir, step = find_step(path)
+    description = read_description(path)
+    _, shapes = abstract(description.config)
+    with Checkpoints(workdir) as checkpoints:
+        parts = checkpoints.sources(step, shapes, weights)
+        saved = checkpoints.compare(step, parts, beside=parts.get("ema"))
+    items = {name: (item, saved[item]) for item, part in parts.items() for name in part}
+    source = "ema" if "ema" in parts else "params"
+    return Layers(description, step, source, shapes, workdir / FOLDER / str(step), items)
