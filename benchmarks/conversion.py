@@ -5,7 +5,6 @@
 Half of benchmarks/export.py, as a process of its own: the most memory that a process ever had is told once.
 """
 
-import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
 import json
 import re

@@ -7,6 +7,12 @@ manifest (assets.extra/vit22b.json), and golden requests with their answers, whi
 itself by. It is written beside its place and renamed, so that no server sees half of it.
 """
 
+import os
+
+# Before TensorFlow is imported. Its own pool of memory keeps what the weights took, while the processes that run the
+# version need it.
+os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
+
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
 import datetime
