@@ -4,7 +4,7 @@
 
 writes build/bench/export.json (docs/reports.md has its fields). For each size a checkpoint of random weights is
 converted to each type in a process of its own, and the float32 version, in a session of TensorFlow as a server runs it,
-takes turns with jax.jit on the same images. G needs 20 GiB of memory and 15 GB of disk.
+takes turns with jax.jit on the same images. G needs 22 GiB of memory, so run it alone, and 15 GB of disk.
 """
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
