@@ -17,6 +17,7 @@ import tensorflow as tf
 from flax import nnx
 
 from export.towers import Tower
+from export.version_folder import renew_fingerprint
 from vit22b import model, prompts, signature
 from vit22b.config import ModelConfig
 from vit22b.signature import ClassBank, Signature, Tensor
@@ -76,11 +77,14 @@ def embed(
     Returns:
         float32 [k, D].
     """
-    rows = prompts.prompts(bank.classes, bank.templates)
-    ids = tokenizer.encode([text for row in rows for text in row])
-    filled = np.pad(ids, [(0, -len(ids) % batch), (0, 0)])
-    runs = [tower(tf.constant(part))[signature.EMBEDDING].numpy() for part in np.split(filled, len(filled) // batch)]
-    return prompts.class_bank(np.concatenate(runs)[: len(ids)].reshape(len(rows), len(bank.templates), -1))
+
+    def embedding(texts: list[str]) -> npt.NDArray[np.float32]:
+        ids = tokenizer.encode(texts)
+        filled = np.pad(ids, [(0, -len(ids) % batch), (0, 0)])
+        parts = np.split(filled, len(filled) // batch)
+        return np.concatenate([tower(tf.constant(part))[signature.EMBEDDING].numpy() for part in parts])[: len(ids)]
+
+    return prompts.embedded(bank.classes, bank.templates, embedding)
 
 
 def tower(config: ModelConfig, bank: ClassBank) -> Tower:
@@ -139,12 +143,8 @@ def write_methods(folder: Path, methods: dict[str, str]) -> None:
         folder: of the SavedModel.
         methods: signature -> method.
     """
-    # By the private name: the public reader of a fingerprint has no writer beside it, and an old one would name another
-    # graph than the one that is there.
-    from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
-
     updater: Any = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
     for name, method in methods.items():
         updater.replace_method_name(name, method, tags="serve")
     updater.save()
-    write_fingerprint(str(folder))
+    renew_fingerprint(folder)

@@ -105,7 +105,8 @@ def _pixels(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.uin
     return np.asarray(tf.saturate_cast(tf.round(smooth), tf.uint8))
 
 
-def _image_bytes(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[Any]:
+def image_bytes(size: int, manifest: Manifest, tokenizer: str = "") -> npt.NDArray[Any]:
+    """The images of a golden request, encoded: string [size]."""
     return np.array([tf.io.encode_png(row).numpy() for row in _pixels(size, manifest, tokenizer)], object)
 
 
@@ -115,7 +116,7 @@ def _examples(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[Any]
         features = tf.train.Features(feature={signature.IMAGE_BYTES: feature})
         return tf.train.Example(features=features).SerializeToString()
 
-    return np.array([example(encoded) for encoded in _image_bytes(size, manifest, tokenizer)], object)
+    return np.array([example(encoded) for encoded in image_bytes(size, manifest, tokenizer)], object)
 
 
 def _token_ids(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.int32]:
@@ -125,7 +126,7 @@ def _token_ids(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.
 
 _INPUTS: dict[str, Callable[[int, Manifest, str], npt.NDArray[Any]]] = {
     signature.PIXELS: _pixels,
-    signature.IMAGE_BYTES: _image_bytes,
+    signature.IMAGE_BYTES: image_bytes,
     signature.EXAMPLES: _examples,
     signature.TOKEN_IDS: _token_ids,
 }

@@ -13,7 +13,6 @@ import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import concurrent.futures
 import concurrent.futures.process
 import dataclasses
-import itertools
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -169,13 +167,13 @@ def of_float32(trained: Trained, manifest: Manifest, images: Sequence[bytes]) ->
     with jax.default_matmul_precision("highest"):
         found = _joined([embed(tower, _pixels(part, manifest)) for part in _parts(images, _BATCH)])
         if bank := manifest.class_bank:
-            rows = prompts.prompts(bank.classes, bank.templates)
-            ids = Tokenizer.from_json(trained.description.tokenizer or "").encode(
-                [text for row in rows for text in row]
-            )
+            encode = Tokenizer.from_json(trained.description.tokenizer or "").encode
             text = {"text": trained.params["text"]}
-            vectors = np.concatenate([embed_text(text, jnp.asarray(part)) for part in _parts(ids, _BATCH)])
-            vectors = prompts.class_bank(vectors.reshape(len(rows), len(bank.templates), -1))
+            vectors = prompts.embedded(
+                bank.classes,
+                bank.templates,
+                lambda texts: np.concatenate([embed_text(text, part) for part in _parts(encode(texts), _BATCH)]),
+            )
             names = np.array([name.encode() for name in bank.classes], object)
             found["best"] = names[(found["embedding"] @ vectors.T).argmax(axis=-1)]
         elif "logits" in found:
@@ -222,12 +220,7 @@ def _load_and_run(checkpoint: Path, weights_from: Weights, manifest: Manifest, i
 def _images(folder: Path | None, manifest: Manifest) -> tuple[list[bytes], str]:
     """The images to measure on, encoded, and what to call them."""
     if folder is None:
-        requests = golden.requests(
-            manifest, "", ""
-        )  # in the signatures' order: those of texts, for a tokenizer, are last
-        of_images = (each for each in requests if each.model_spec.signature_name == signature.EMBED_IMAGE)
-        *_, largest = itertools.islice(of_images, len(manifest.batch_sizes))
-        return list(tf.make_ndarray(largest.inputs[signature.IMAGE_BYTES])), "golden images"
+        return list(golden.image_bytes(manifest.batch_sizes[-1], manifest)), "golden images"
     records = read_folder(folder).records
     taken = np.unique(np.linspace(0, len(records) - 1, min(MOST_IMAGES, len(records))).astype(int))
     return [records[i].path.read_bytes() for i in taken], folder.name

@@ -25,7 +25,6 @@ from vit22b import program, signature, topology
 from vit22b.chips import GIB, Chip, tpu
 from vit22b.signature import Manifest
 
-
 DOES_NOT_FIT = 3  # an exit code that a failure of the program has not
 
 

@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export import apart, tpu_memory, xla_modules
 from export.batching import Batching
+from export.version_folder import renew_fingerprint
 from vit22b import quantised, topology
 from vit22b.chips import CHIPS, GIB, tpu
 from vit22b.config import ModelConfig
@@ -138,9 +139,6 @@ def keep_living_aliases(version: Path) -> None:
 
     TensorFlow lists every trace of a function, also those made before the saving one, which nothing calls.
     """
-    # By the private name: the public reader of a fingerprint has no writer beside it.
-    from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
-
     path = version / "saved_model.pb"
     saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     for graph in saved.meta_graphs:
@@ -148,7 +146,7 @@ def keep_living_aliases(version: Path) -> None:
         for name in set(graph.meta_info_def.function_aliases) - there:
             del graph.meta_info_def.function_aliases[name]
     path.write_bytes(saved.SerializeToString(deterministic=True))
-    write_fingerprint(str(version))  # the old one is another graph's
+    renew_fingerprint(version)
 
 
 def activation_bytes(config: ModelConfig, weights: WeightType, batch: int) -> int:
@@ -159,7 +157,7 @@ def activation_bytes(config: ModelConfig, weights: WeightType, batch: int) -> in
     layers has taken a layer's largest kernel out of the stack.
     """
     image = config.image
-    tokens, item = (image.resolution // image.patch) ** 2, 4 if weights == "float32" else 2
+    tokens, item = image.sequence, 4 if weights == "float32" else 2
     mlp = 2 * image.mlp_dim * item
     attention = 3 * image.width * item + image.heads * tokens * (4 + item)
     return batch * tokens * (2 * image.width * item + max(mlp, attention)) + image.width * image.mlp_dim * item

@@ -141,7 +141,7 @@ def load(folder: Path) -> tuple[golden.Signatures, Manifest, str]:
         WindowError: its programs are newer than the TensorFlow here.
     """
     written = read_manifest(folder)
-    if problem := version_window.problem(version_window.read(folder), written.versions):
+    if problem := version_window.problem(version_window.read(folder).graph_def, written.versions):
         raise WindowError(f"{folder}: {problem}")
     if datetime.date.today().isoformat() > written.loads_until:
         print(f"warning: JAX promised to load {folder} until {written.loads_until}; export it again", file=sys.stderr)

@@ -114,6 +114,14 @@ def rewrite(path: Path, write: Callable[[Path], object]) -> None:
     beside.replace(path)
 
 
+def renew_fingerprint(version: Path) -> None:
+    """Writes a SavedModel's fingerprint.pb anew after its saved_model.pb changed: the old one is another graph's."""
+    # By the private name: the public reader of a fingerprint has no writer beside it.
+    from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
+
+    write_fingerprint(str(version))
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, as the manifest has it, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from google.protobuf.message import DecodeError
 from jax import export
 from jax.sharding import SingleDeviceSharding
 from tensorflow.core.framework import function_pb2, node_def_pb2
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+from vit22b import version_window
 
 _BATCH = "?"  # MLIR's word for a size that is not known
 _DTYPES = {
@@ -97,7 +97,7 @@ def aliases(version: Path) -> dict[str, str]:
     Raises:
         ValueError: see read.
     """
-    graph = _meta_graph(version)
+    graph = version_window.read(version)
     there = {function.signature.name for function in graph.graph_def.library.function}
     return {alias: name for name, alias in graph.meta_info_def.function_aliases.items() if name in there}
 
@@ -108,7 +108,7 @@ def read(version: Path) -> dict[str, XlaModule]:
     Raises:
         ValueError: the folder is no version that vit22b exported.
     """
-    functions = {one.signature.name: one for one in _meta_graph(version).graph_def.library.function}
+    functions = {one.signature.name: one for one in version_window.read(version).graph_def.library.function}
     found = {}
     for alias, name in sorted(aliases(version).items()):
         (node,) = _calls(functions, name)
@@ -117,16 +117,6 @@ def read(version: Path) -> dict[str, XlaModule]:
     if not found:
         raise ValueError(f"{version} has no function aliases: vit22b did not export it")
     return found
-
-
-def _meta_graph(version: Path) -> meta_graph_pb2.MetaGraphDef:
-    path = version / "saved_model.pb"
-    if not path.is_file():
-        raise ValueError(f"{version} is no SavedModel version: it has no saved_model.pb; name <repository>/<model>/<n>")
-    try:
-        return saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs[0]
-    except DecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}; export the model again") from error
 
 
 def _calls(functions: dict[str, function_pb2.FunctionDef], name: str) -> Iterator[node_def_pb2.NodeDef]:

@@ -39,7 +39,7 @@ def unknown_stablehlo(node):
 
 
 def test_what_this_tensorflow_exported_it_takes(repository):
-    graph = version_window.read(repository / "digits" / "1")
+    graph = version_window.read(repository / "digits" / "1").graph_def
     programs = version_window.programs(graph)
     assert len(programs) >= 4  # embed, features, logits, text
     assert {program.version for program in programs} == {version_window.maximum()}
@@ -57,7 +57,7 @@ def test_an_unknown_tensorflow_without_an_answer_leaves_it_to_the_first_run(vers
     monkeypatch.delattr(xla, "call_module_maximum_supported_version")
     monkeypatch.setattr(tf, "__version__", "9.9.9")
     change(version, newer_op)
-    assert version_window.problem(version_window.read(version)) == ""
+    assert version_window.problem(version_window.read(version).graph_def) == ""
 
 
 def test_a_graph_that_jax_had_no_part_in_has_no_problem():
@@ -73,7 +73,7 @@ def test_a_graph_that_jax_had_no_part_in_has_no_problem():
 )
 def test_what_is_too_new_is_refused_before_it_is_loaded_with_the_remedy(version, edit, message):
     change(version, edit)
-    text = version_window.problem(version_window.read(version), WRITTEN_WITH)
+    text = version_window.problem(version_window.read(version).graph_def, WRITTEN_WITH)
     assert text.startswith(f"TensorFlow {tf.__version__} ")
     assert "(written by jax 9.9.9, tensorflow 9.8.7); serve it with TensorFlow 9.8.7" in text
     assert ".venv/bin/python export/to_savedmodel.py --checkpoint WORKDIR" in text

@@ -55,10 +55,8 @@ class Linear(nnx.Module):
             bias: whether a bias, zero at first, is added, of the axes that the kernel gives to the output.
         """
         self.equation = equation
-        operands, output = equation.split("->")
-        letters = operands.split(",")[1]
-        inputs = [i for i, letter in enumerate(letters) if letter not in output]
-        outputs = [i for i, letter in enumerate(letters) if letter in output]
+        inputs = contracted(equation)
+        outputs = [axis for axis in range(-len(shape), 0) if axis not in inputs]
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=inputs, out_axis=outputs)
         self.kernel = nnx.Param(init(rngs.params(), shape))
         self.kernel_scale: nnx.Param[jax.Array] | None = None  # where the kernel is int8; see vit22b/quantised.py
@@ -92,6 +90,13 @@ class Scale(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         return x * over_last(self.scale[...], x)
+
+
+def contracted(equation: str) -> tuple[int, ...]:
+    """The axes of a kernel that an einsum "BND,DHK->BNHK" sums over, counted from the end, as a stack needs them."""
+    operands, output = equation.split("->")
+    letters = operands.split(",")[1]
+    return tuple(i - len(letters) for i, letter in enumerate(letters) if letter not in output)
 
 
 def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"], epsilon: float) -> Float[Array, "*B D"]:

@@ -4,7 +4,7 @@ Stands at both ends of the walk: LiT makes captions for labelled digits with DIG
 prompts. A template is a text with one `{}`, the place of the class's name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -133,6 +133,26 @@ def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[list[str]]
             raise ValueError(f"the class list holds {name!r} and {seen[key]!r}, which are one class; leave one out")
         seen[key] = name
     return [[template.replace(PLACE, key) for template in templates] for key in seen]
+
+
+def embedded(
+    classes: Sequence[str], templates: Sequence[str], embed: Callable[[list[str]], npt.ArrayLike]
+) -> npt.NDArray[np.float32]:
+    """The class bank of names and templates.
+
+    Args:
+        classes, templates: as `prompts` takes them.
+        embed: texts, all prompts in one list, to their embeddings [k t, d].
+
+    Returns:
+        float32 [k, d]; see class_bank.
+
+    Raises:
+        ValueError: see prompts and class_bank.
+    """
+    rows = prompts(classes, templates)
+    vectors = np.asarray(embed([text for row in rows for text in row]))
+    return class_bank(vectors.reshape(len(rows), len(templates), -1))
 
 
 def class_bank(embeddings: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -21,6 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vit22b import model, signature
+from vit22b.block import contracted
 from vit22b.config import ModelConfig
 from vit22b.tree import Params, leaves, map_leaves
 
@@ -108,13 +109,6 @@ def quantise(
     largest = np.abs(kernel).max(axis=axes, keepdims=True)
     scale = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
     return np.rint(kernel / scale).astype(np.int8), scale.squeeze(axes)
-
-
-def contracted(equation: str) -> tuple[int, ...]:
-    """The axes of a kernel that an einsum "BND,DHK->BNHK" sums over, counted from the end, as a stack needs them."""
-    operands, output = equation.split("->")
-    letters = operands.split(",")[1]
-    return tuple(i - len(letters) for i, letter in enumerate(letters) if letter not in output)
 
 
 def _linear_maps(network: model.Model) -> Mapping[str, Any]:

@@ -46,11 +46,7 @@ class Tokenizer:
         Raises:
             ValueError: not a tokenizer.json, or one without a fixed length.
         """
-        try:
-            backend = tokenizers.Tokenizer.from_str(text if isinstance(text, str) else text.decode())
-        except Exception as error:  # the library raises this very class for text that it cannot read
-            raise ValueError(f"not a tokenizer.json ({error}): {text[:80]!r}") from error
-        return cls(backend)
+        return cls(parse(text))
 
     def to_json(self) -> str:
         """The tokenizer as the text of a tokenizer.json."""
@@ -68,6 +64,18 @@ class Tokenizer:
             raise ValueError(f"texts is the string {texts!r}; expected a list of strings, for instance [{texts!r}]")
         ids = [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
         return np.asarray(ids, np.int32).reshape(len(ids), self.length)
+
+
+def parse(text: str | bytes) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a tokenizer.json, of whatever length.
+
+    Raises:
+        ValueError: not a tokenizer.json.
+    """
+    try:
+        return tokenizers.Tokenizer.from_str(text if isinstance(text, str) else text.decode())
+    except Exception as error:  # the library raises this very class for text that it cannot read
+        raise ValueError(f"not a tokenizer.json ({error}): {text[:80]!r}") from error
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int = 1000, length: int = 16) -> Tokenizer:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import tensorflow as tf
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorflow.core.framework import graph_pb2
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 # The highest XlaCallModule version that a TensorFlow takes (kVersionMaximumSupported in its xla_call_module_loader.h).
 _MAXIMA = {"2.19": 9, "2.20": 10, "2.21": 10}
@@ -49,8 +49,8 @@ def programs(graph: graph_pb2.GraphDef) -> list[Program]:
     return [Program.of(node.attr["version"].i, node.attr["module"].s) for node in nodes if node.op == "XlaCallModule"]
 
 
-def read(version: Path) -> graph_pb2.GraphDef:
-    """The graph of a version.
+def read(version: Path) -> meta_graph_pb2.MetaGraphDef:
+    """The graph of a version, with the names and the aliases that go with it.
 
     Raises:
         ValueError: it has none, or a damaged one.
@@ -59,7 +59,7 @@ def read(version: Path) -> graph_pb2.GraphDef:
     if not path.is_file():
         raise ValueError(f"{version} is no SavedModel version: it has no saved_model.pb; name <repository>/<model>/<n>")
     try:
-        return saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs[0].graph_def
+        return saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs[0]
     except (DecodeError, IndexError) as error:
         raise ValueError(f"{path} is damaged; copy the version again, or export the model again") from error
 

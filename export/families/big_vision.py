@@ -8,7 +8,7 @@ Kernels are in Flax's layout, which is ours, so that shapes tell everything, the
 import re
 from typing import Any
 
-from export.families.plan import Choices, Plan, grid, pooling_of, with_positions
+from export.families.plan import Choices, Plan, grid, with_positions
 from export.families.rules import LAYER, Rule
 from export.families.weights import Weights
 from vit22b.config import ModelConfig, TextConfig, ViTConfig
@@ -82,7 +82,7 @@ def _image(weights: Weights, img: str, choices: Choices) -> ViTConfig:
     table = f"{img}pos_embedding"
     side = round((weights.shape(table)[-2] - own) ** 0.5)
     positioned = own and side * side == weights.shape(table)[-2] - own
-    _, resolution = grid(weights, table, int(positioned), patch, choices.resolution)
+    resolution = grid(weights, table, int(positioned), patch, choices.resolution)
     if any(name.startswith(f"{img}pre_logits/") for name in weights.shapes):
         raise ValueError(
             f"{weights.path} has a layer pre_logits before its head, which is not offered; take one without"
@@ -91,7 +91,7 @@ def _image(weights: Weights, img: str, choices: Choices) -> ViTConfig:
         **_sizes(weights, f"{img}Transformer/"),
         patch=patch,
         resolution=resolution,
-        pooling="map" if f"{img}MAPHead_0/probe" in weights.shapes else pooling_of(choices, "class" if own else "mean"),
+        pooling="map" if f"{img}MAPHead_0/probe" in weights.shapes else choices.pooling or ("class" if own else "mean"),
         class_token=own,
         class_position=positioned,
         projection=weights.shapes.get("img/head/kernel", (0, 0))[1] if "t" in weights.shapes else 0,

@@ -9,9 +9,9 @@ a fixed resolution calls itself `siglip`; `siglip2` is the one with a free aspec
 from collections.abc import Mapping
 from typing import Any
 
+from export.families.hugging_face import activation_of, heads_of
 from export.families.plan import Choices, Plan, grid, with_positions
 from export.families.rules import Rule, fused_rules, torch_rules
-from export.families.vit_and_dino import activation_of, heads_of
 from export.families.weights import Weights
 from vit22b.config import ModelConfig, TextConfig, ViTConfig
 
@@ -122,7 +122,7 @@ def _image(
     patches = weights.shape(_PATCHES)
     patch = patches[2] if len(patches) == 4 else config.get("patch_size", 16)
     leading = int(form.get("class_token", False))
-    _, resolution = grid(weights, _POSITIONS, leading, patch, choices.resolution)
+    resolution = grid(weights, _POSITIONS, leading, patch, choices.resolution)
     return ViTConfig(
         **_block(weights, _VISION_LAYER, heads_of(config, choices, 12)),
         activation=choices.activation or activation_of(config, activation),

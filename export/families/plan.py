@@ -13,7 +13,7 @@ from export.families.positions import Resampling, resampled
 from export.families.rules import Rules
 from export.families.weights import Weights
 from vit22b.block_config import Activation
-from vit22b.config import ModelConfig, Pooling
+from vit22b.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Plan:
     labels: tuple[str, ...] = ()
 
 
-def grid(weights: Weights, table: str, leading: int, patch: int, resolution: int | None) -> tuple[int, int]:
-    """The patches of a table of positions, and the resolution that a model of them takes.
+def grid(weights: Weights, table: str, leading: int, patch: int, resolution: int | None) -> int:
+    """The resolution that a model with a table of positions takes.
 
     Args:
         weights: have the table, [.., leading + N, D].
@@ -88,7 +88,7 @@ def grid(weights: Weights, table: str, leading: int, patch: int, resolution: int
         raise ValueError(
             f"resolution {resolution} is no multiple of the patch {patch}; take {below} or {below + patch}"
         )
-    return tokens, resolution or side * patch
+    return resolution or side * patch
 
 
 def with_positions(weights: Weights, table: str, tokens: int, leading: int, how: Resampling) -> Weights:
@@ -106,8 +106,3 @@ def labels_of(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     ordered = names if isinstance(names, list) else [names[key] for key in sorted(names, key=int)]
     numbered = all(str(name) == f"LABEL_{i}" for i, name in enumerate(ordered))
     return () if numbered or len(ordered) != classes else tuple(map(str, ordered))
-
-
-def pooling_of(choices: Choices, default: Pooling) -> Pooling:
-    """The user's pooling, or the family's."""
-    return choices.pooling or default

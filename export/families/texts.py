@@ -12,7 +12,7 @@ import tokenizers
 
 from export.families.weights import read_json
 from vit22b.config import TextConfig
-from vit22b.tokenizer import Tokenizer
+from vit22b.tokenizer import Tokenizer, parse
 
 _FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
@@ -37,9 +37,9 @@ def read_tokenizer(file: Path, text: TextConfig) -> str:
             "the weights are from, or name it with --tokenizer"
         )
     try:
-        backend = tokenizers.Tokenizer.from_str(file.read_text())
-    except Exception as error:  # the library raises this very class for text that it cannot read
-        raise ValueError(f"{file} is no tokenizer.json: {error}") from error
+        backend = parse(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is {error}") from error
     beside = {name: read_json(file.parent / name) for name in _FILES if (file.parent / name).is_file()}
     pad = next(_pad_tokens(beside.values(), backend), None)
     if pad is None:

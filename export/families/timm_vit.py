@@ -66,16 +66,15 @@ def plan(weights: Weights, choices: Choices) -> Plan:
         ValueError: it has a part that our model has not, or something that no file tells was not given.
     """
     weights = weights.without_prefix(_ANCHOR)
-    name = str(choices.architecture or weights.config.get("architecture", "")).split(".")[
-        0
-    ]  # behind it: the weights' tag
+    # Behind the point is the weights' tag.
+    name, _, _ = str(choices.architecture or weights.config.get("architecture", "")).partition(".")
     if _REFUSED.search(name):
         raise ValueError(f"{name} has blocks of another form, which are not offered")
     if _LAYER.format(0) + "mlp.w12.weight" in weights.shapes or _is_gated(weights):
         raise ValueError(f"{weights.path} has SwiGLU in its MLPs, which is not offered")
     width, _, patch, _ = weights.shape(_ANCHOR)
     weights, leading = _with_leading_folded(weights)
-    _, resolution = grid(weights, "pos_embed", leading, patch, choices.resolution)
+    resolution = grid(weights, "pos_embed", leading, patch, choices.resolution)
     classes = weights.shapes.get("head.weight", (0, width))[0]
     arguments = weights.config.get("model_args", {})
     norm_pooled = "fc_norm.weight" in weights.shapes

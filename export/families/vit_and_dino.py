@@ -6,13 +6,11 @@ keep them. The embedding is the class token behind the final norm, `last_hidden_
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from export.families.plan import Choices, Plan, grid, labels_of, pooling_of, with_positions
+from export.families.hugging_face import activation_of, heads_of
+from export.families.plan import Choices, Plan, grid, labels_of, with_positions
 from export.families.rules import Rule, torch_rules
 from export.families.weights import Weights
-from vit22b.block_config import Activation
 from vit22b.config import ModelConfig, ViTConfig
 
 _ANCHOR = "embeddings.patch_embeddings.projection.weight"
@@ -60,38 +58,6 @@ _AROUND = {
 }
 # The pooler of ViTModel is a layer behind the class token that no classifier uses; masks are of pretraining.
 _SKIP = ("pooler.dense.*", "embeddings.mask_token", "*.position_ids")
-_ACTIVATIONS: Mapping[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-}
-
-
-def activation_of(config: Mapping[str, Any], default: str) -> Activation:
-    """Our name of the activation that a config.json of Hugging Face names.
-
-    Raises:
-        ValueError: one that no block here has.
-    """
-    name = config.get("hidden_act", default)
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"hidden_act is {name!r}; expected one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
-
-
-def heads_of(config: Mapping[str, Any], choices: Choices, default: int | None) -> int:
-    """The number of attention heads: the user's, the config.json's or the family's default.
-
-    Raises:
-        ValueError: there is none of these.
-    """
-    heads = choices.heads or config.get("num_attention_heads", default)
-    if heads is None:
-        raise ValueError(
-            "the number of attention heads stands in no tensor's shape and there is no config.json; give --heads"
-        )
-    return int(heads)
 
 
 def plan(weights: Weights, choices: Choices) -> Plan:
@@ -107,8 +73,7 @@ def plan(weights: Weights, choices: Choices) -> Plan:
     if config.get("use_swiglu_ffn") or _LAYER.format(0) + "mlp.weights_in.weight" in weights.shapes:
         raise ValueError(f"{weights.path} has SwiGLU in its MLPs (DINOv2 giant), which is not offered")
     width, _, patch, _ = weights.shape(_ANCHOR)
-    tokens, resolution = grid(weights, _POSITIONS, 1, patch, choices.resolution)
-    tokens = (resolution // patch) ** 2
+    resolution = grid(weights, _POSITIONS, 1, patch, choices.resolution)
     registers = weights.shapes.get("embeddings.register_tokens", (1, 0, width))[1]
     newer = {"mlp_in": "mlp.fc1", "mlp_out": "mlp.fc2"} if _LAYER.format(0) + "mlp.fc1.weight" in weights.shapes else {}
     modules = _DINO if dino else {**_VIT, **newer}
@@ -120,7 +85,7 @@ def plan(weights: Weights, choices: Choices) -> Plan:
         heads=heads_of(config, choices, 12 if config else None),
         patch=patch,
         resolution=resolution,
-        pooling=pooling_of(choices, "class"),
+        pooling=choices.pooling or "class",
         class_token=True,
         class_position=True,
         registers=registers,
@@ -135,7 +100,7 @@ def plan(weights: Weights, choices: Choices) -> Plan:
     return Plan(
         family=("dinov2_with_registers" if registers else "dinov2") if dino else "vit",
         config=ModelConfig(image, classes),
-        weights=with_positions(weights, _POSITIONS, tokens, 1, "bicubic"),
+        weights=with_positions(weights, _POSITIONS, image.tokens, 1, "bicubic"),
         rules={**_AROUND, **torch_rules("image/blocks", _LAYER, modules)},
         skip=_SKIP,
         labels=labels_of(config, classes),
