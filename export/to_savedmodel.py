@@ -35,7 +35,7 @@ from export.variables import Variables
 from export.version_folder import choose_version, sha256, staged
 from vit22b import program, signature
 from vit22b.description import git_revision
-from vit22b.layers import Layers, open_layers
+from vit22b.stored_layers import Layers, open_layers
 from vit22b.quantised import TOLERANCES, weight_bytes
 from vit22b.signature import ClassBank, Manifest
 from vit22b.version_window import Program

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from vit22b.description import Description
-from vit22b.layers import Layers
 from vit22b.quantised import Quantiser, WeightType, abstract
 from vit22b.space import Space
+from vit22b.stored_layers import Layers
 from vit22b.tree import Params, leaves, map_leaves
 
 

@@ -13,9 +13,9 @@ from vit22b import stored
 from vit22b.checkpoint import Checkpoints, load
 from vit22b.config import ModelConfig, vit
 from vit22b.description import Description
-from vit22b.layers import open_layers
 from vit22b.preprocess import Preprocess
 from vit22b.quantised import Quantiser, abstract
+from vit22b.stored_layers import open_layers
 from vit22b.tree import leaves, map_leaves
 
 DESCRIPTION = Description(ZERO_SHOT, PREPROCESS, tokenizer="{}")

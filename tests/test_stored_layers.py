@@ -7,7 +7,7 @@ from tests.towers import HEAD, PREPROCESS, random_params
 from vit22b import stored
 from vit22b.checkpoint import Checkpoints, load
 from vit22b.description import Description
-from vit22b.layers import open_layers
+from vit22b.stored_layers import open_layers
 from vit22b.tree import is_stacked, leaves
 
 PARAMS = random_params(HEAD)
