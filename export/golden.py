@@ -49,6 +49,29 @@ def requests(manifest: Manifest, tokenizer: str, model: str) -> Iterator[predict
             yield request
 
 
+def require_complete(logs: Sequence[prediction_log_pb2.PredictLog], manifest: Manifest) -> None:
+    """Compares what was read with what a version has to bring: a file may end early and still read well.
+
+    Raises:
+        ValueError: a signature has no request at an allowed batch size, or a request no answer.
+    """
+    there = {(log.request.model_spec.signature_name, rows(log.request)) for log in logs if log.response.outputs}
+    for name, entry in manifest.contract().items():
+        for size in manifest.batch_sizes if entry.inputs else (0,):
+            if (name, size) not in there:
+                at = f" at batch size {size}" if size else ""
+                raise ValueError(
+                    f"the golden requests have none with an answer for signature {name}{at}; copy the version again, "
+                    "or record them: export/verify.py DIR --record"
+                )
+
+
+def rows(request: predict_pb2.PredictRequest) -> int:
+    """Batch size of a golden request; 0 where it has no input."""
+    inputs = list(request.inputs.values())
+    return int(inputs[0].tensor_shape.dim[0].size) if inputs else 0
+
+
 def answer(signatures: Signatures, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
     """Runs a request on a version that is loaded in this process.
 
@@ -105,8 +128,7 @@ def _pixels(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.uin
     return np.asarray(tf.saturate_cast(tf.round(smooth), tf.uint8))
 
 
-def image_bytes(size: int, manifest: Manifest, tokenizer: str = "") -> npt.NDArray[Any]:
-    """The images of a golden request, encoded: string [size]."""
+def _image_bytes(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[Any]:
     return np.array([tf.io.encode_png(row).numpy() for row in _pixels(size, manifest, tokenizer)], object)
 
 
@@ -116,17 +138,18 @@ def _examples(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[Any]
         features = tf.train.Features(feature={signature.IMAGE_BYTES: feature})
         return tf.train.Example(features=features).SerializeToString()
 
-    return np.array([example(encoded) for encoded in image_bytes(size, manifest, tokenizer)], object)
+    return np.array([example(encoded) for encoded in _image_bytes(size, manifest, tokenizer)], object)
 
 
-def _token_ids(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.int32]:
+def token_ids(size: int, manifest: Manifest, tokenizer: str) -> npt.NDArray[np.int32]:
+    """The texts of a golden request, encoded: int32 [size, T]."""
     del manifest
     return Tokenizer.from_json(tokenizer).encode([_TEXTS[i % len(_TEXTS)] for i in range(size)])
 
 
 _INPUTS: dict[str, Callable[[int, Manifest, str], npt.NDArray[Any]]] = {
     signature.PIXELS: _pixels,
-    signature.IMAGE_BYTES: image_bytes,
+    signature.IMAGE_BYTES: _image_bytes,
     signature.EXAMPLES: _examples,
-    signature.TOKEN_IDS: _token_ids,
+    signature.TOKEN_IDS: token_ids,
 }

@@ -109,8 +109,7 @@ class LiveServer:
                 model=self.model,
                 remedy="name the folder of the version that is served, or another --version",
             )
-        if not self._spec.version_label:
-            self._spec.version.value = number
+        self._spec.version.value = number  # in place of a label, too, which may move to another version meanwhile
         return int(number)
 
     def close(self) -> None:

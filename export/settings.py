@@ -82,6 +82,11 @@ def check_format(settings: Settings) -> None:
         raise ValueError("--target tpu is of a SavedModel; a StableHLO export has --platforms")
     if settings.classes.classes or settings.classes.classes_file:
         raise ValueError("--classes are a signature of a SavedModel; leave them out with --format stablehlo")
+    if settings.batching != Batching():
+        raise ValueError(
+            f"--batching, --batch_sizes and what goes with them ({settings.batching}) are of a SavedModel; a StableHLO "
+            "program takes any batch: leave them out"
+        )
 
 
 def check_numerics(settings: Settings) -> None:

@@ -144,7 +144,7 @@ def write(folder: Path, exported: Mapping[str, export.Exported], tree: Params, t
     with (folder / WEIGHTS_FILE).open("wb") as file:
         write_weights(file, leaves(tree))
     if tokenizer:
-        (folder / "tokenizer.json").write_text(tokenizer)
+        (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
 
 
 def write_weights(file: BinaryIO, tensors: Mapping[str, Any]) -> None:

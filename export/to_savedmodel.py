@@ -33,15 +33,13 @@ from export.settings import Settings, check_format, check_layers, check_numerics
 from export.tpu_target import Target
 from export.variables import Variables
 from export.version_folder import choose_version, sha256, staged
-from vit22b import program, signature
+from vit22b import program, signature, version_window
 from vit22b.description import git_revision
 from vit22b.stored_layers import Layers, open_layers
 from vit22b.quantised import TOLERANCES, weight_bytes
 from vit22b.signature import ClassBank, Manifest
 from vit22b.version_window import Program
 
-# JAX promises to load an exported program for six months (docs.jax.dev, "Exporting and serialization").
-GUARANTEE = datetime.timedelta(days=180)
 _PACKAGES = ("flax", "jax", "jaxlib", "orbax-checkpoint", "tensorflow", "vit22b")
 
 
@@ -118,7 +116,7 @@ def make_manifest(
     """What the version will say of itself."""
     description = layers.description
     config, preprocess = description.config, description.preprocess
-    today = datetime.date.today()
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return Manifest(
         space_id=weights.space_id,
         config=config,
@@ -131,11 +129,11 @@ def make_manifest(
         platforms=settings.platforms,
         step=layers.step,
         source=layers.weights,
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions=versions,
         xla_call_module_version=max(program.version for program in programs),
         stablehlo_version=programs[0].stablehlo,
-        exported_on=today.isoformat(),
-        loads_until=(today + GUARANTEE).isoformat(),
+        exported_on=datetime.date.today().isoformat(),
+        loads_until=version_window.loads_until(versions["jax"]).isoformat(),
         git_revision=git_revision(),
         feature_layers=settings.feature_layers,
         class_bank=bank,

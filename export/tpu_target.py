@@ -9,7 +9,7 @@ version's assets.extra, which servers pass over.
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -70,6 +70,12 @@ class Target:
             raise ValueError(
                 f"at --batch_sizes {_words(sizes)} the model does not fit one {self.chip} of {limit / GIB:.2f} GiB, "
                 f"{by}; those that fit are {_words(good)}"
+            )
+        if stored <= limit:
+            raise ValueError(
+                f"{stored / GIB:.1f} GiB of {weights} weights fit one {self.chip} of {limit / GIB:.2f} GiB, and a "
+                f"run at none of --batch_sizes {_words(sizes)} does, {by}; take smaller ones, or another type or chip: "
+                f"{_remedy(config)}"
             )
         raise ValueError(
             f"{stored / GIB:.1f} GiB of {weights} weights do not fit one {self.chip} of {limit / GIB:.2f} GiB"
@@ -167,7 +173,7 @@ def _remedy(config: ModelConfig) -> str:
     """Which types and chips fit at all, smallest change first."""
     fits = [
         f"--weights {weights} ({size / GIB:.1f} GiB) on {', '.join(chips)}"
-        for weights in ("float32", "bfloat16", "int8")
+        for weights in get_args(WeightType)
         for size in [quantised.weight_bytes(config, weights)]
         if (chips := [chip.name for chip in CHIPS.values() if chip.torus and size < chip.hbm_bytes])
     ]

@@ -11,7 +11,6 @@ loads the version as a server does and not from what the exporting process has i
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
-import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +118,7 @@ def record(folder: Path, model: str) -> int:
         folder: of the version.
         model: the name that it will be served under.
     """
+    check_hashes(folder, read_manifest(folder))  # the answers of a damaged copy would pass for the model's
     signatures, manifest, tokenizer = load(folder)
     logs = [
         prediction_log_pb2.PredictLog(request=request, response=golden.answer(signatures, request))
@@ -143,8 +143,8 @@ def load(folder: Path) -> tuple[golden.Signatures, Manifest, str]:
     written = read_manifest(folder)
     if problem := version_window.problem(version_window.read(folder).graph_def, written.versions):
         raise WindowError(f"{folder}: {problem}")
-    if datetime.date.today().isoformat() > written.loads_until:
-        print(f"warning: JAX promised to load {folder} until {written.loads_until}; export it again", file=sys.stderr)
+    if soon := version_window.expiry(folder, written.loads_until, written.versions):
+        print(f"warning: {soon}", file=sys.stderr)
     signatures = tf.saved_model.load(str(folder)).signatures
     described = signatures[signature.DESCRIBE]()
     manifest = Manifest.from_json(described[signature.MANIFEST].numpy())
@@ -199,10 +199,8 @@ def compare(
         begin = time.perf_counter()
         response = answer(log.request)
         milliseconds = (time.perf_counter() - begin) * 1e3
-        inputs = list(log.request.inputs.values())
-        batch = inputs[0].tensor_shape.dim[0].size if inputs else 0
         found = difference(golden.outputs(log.response), golden.outputs(response), tolerance)
-        yield Row(log.request.model_spec.signature_name, batch, found, milliseconds)
+        yield Row(log.request.model_spec.signature_name, golden.rows(log.request), found, milliseconds)
 
 
 def _golden(folder: Path, manifest: Manifest) -> list[prediction_log_pb2.PredictLog]:
@@ -211,7 +209,9 @@ def _golden(folder: Path, manifest: Manifest) -> list[prediction_log_pb2.Predict
             f"{folder} was written with --golden none and has no golden answers; record them on a machine that can run "
             f"it: .venv/bin/python export/verify.py {folder} --record"
         )
-    return golden.read(folder / signature.WARMUP_FILE)
+    logs = golden.read(folder / signature.WARMUP_FILE)
+    golden.require_complete(logs, manifest)
+    return logs
 
 
 def _print(rows: list[Row], tolerance: float) -> None:

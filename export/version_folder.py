@@ -1,8 +1,9 @@
 """A version's place in a model repository: its number, and a folder that appears there only once it is whole.
 
 Between SavedModel and server on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
-An export works in `.<number>.partial-<random>` beside the versions, which no server takes for one, and holds a lock on
-that folder for as long as it lives. So what a killed export left is told from what another one is writing.
+An export works in `.<number>.partial-<random>@<host>` beside the versions, which no server takes for one, and holds a
+lock on that folder for as long as it lives. So what a killed export left is told from what another one is writing; on
+the same host, that is, since a network file system may keep a lock on a folder to the host that took it.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-_PARTIAL = re.compile(r"\.(\d+)\.partial-\w+")
+_PARTIAL = re.compile(r"\.(\d+)\.partial-\w+(?:@(?P<host>.+))?")
 # What a rename says of a name that is taken, by a folder with something in it or by a file.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
@@ -163,7 +165,8 @@ def _make(model: Path, version: int) -> tuple[Path, int]:
     lock = os.open(unnamed, os.O_RDONLY)
     with contextlib.suppress(OSError):  # a file system without locks: nobody will take the folder for abandoned
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return unnamed.rename(model / f".{version}.partial-{unnamed.name.removeprefix('.export-')}"), lock
+    name = f".{version}.partial-{unnamed.name.removeprefix('.export-')}@{socket.gethostname()}"
+    return unnamed.rename(model / name), lock
 
 
 def _sweep(model: Path) -> None:
@@ -171,6 +174,8 @@ def _sweep(model: Path) -> None:
         if _abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
             print(f"removed {folder}, which an export that was killed had left", file=sys.stderr)
+        elif host := _other_host(folder):
+            print(f"{folder} is of an export on {host}; remove it if there is none any more", file=sys.stderr)
 
 
 def _under_way(model: Path, version: int, folder: Path) -> ValueError:
@@ -193,8 +198,17 @@ def _partial(model: Path) -> list[tuple[int, Path]]:
     return [(int(found[1]), path) for path in names if (found := _PARTIAL.fullmatch(path.name))]
 
 
+def _other_host(folder: Path) -> str:
+    """The host that a partial folder is of, or "" if it is this one."""
+    found = _PARTIAL.fullmatch(folder.name)
+    host = found["host"] if found else None
+    return "" if host in (None, socket.gethostname()) else str(host)
+
+
 def _abandoned(folder: Path) -> bool:
     """Whether no living process holds the folder's lock; False where that cannot be told."""
+    if _other_host(folder):
+        return False
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # it has just been renamed or removed

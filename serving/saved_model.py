@@ -5,7 +5,6 @@ uses.
 """
 
 import contextlib
-import datetime
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from vit22b.signature import MANIFEST_FILE, Manifest
 
 _INIT_OP = "__saved_model_init_op"
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")  # where TF1 models name their init op
-_NOTICE = datetime.timedelta(days=30)
 
 # What a restore says of files that are cut, changed or missing.
 _DAMAGE = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError)
@@ -112,20 +110,15 @@ def warn_of_expiry(path: Path) -> None:
     """
     file = path / MANIFEST_FILE
     try:
-        loads_until = datetime.date.fromisoformat(Manifest.from_json(file.read_bytes()).loads_until)
+        manifest = Manifest.from_json(file.read_bytes())
+        soon = version_window.expiry(path, manifest.loads_until, manifest.versions)
     except FileNotFoundError:
         return
     except (ValueError, OSError) as error:
         logger.warning("Cannot read the manifest %s: %s", file, error)
         return
-    if datetime.date.today() + _NOTICE > loads_until:
-        logger.warning(
-            "%s is promised to load until %s only; export it again: "
-            ".venv/bin/python export/to_savedmodel.py --checkpoint WORKDIR --output %s",
-            path,
-            loads_until,
-            path.parent,
-        )
+    if soon:
+        logger.warning("%s", soon)
 
 
 def file_error(error: OSError) -> tf.errors.OpError:

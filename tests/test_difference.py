@@ -26,6 +26,24 @@ def test_an_error_is_measured_against_the_outputs_greatest_value():
     assert worse.problem == "output embedding: max abs error 0.0005, allowed 0.0001"
 
 
+def test_a_great_value_does_not_hide_what_became_of_the_others():
+    golden = np.random.default_rng(0).normal(size=(2, 256))
+    golden[0, 0] = 100
+    got = golden.copy()
+    got[0, 1:] *= -1  # each off by a few hundredths of the greatest value
+    found = difference({"tokens": golden}, {"tokens": got}, tolerance=2**-4)
+    assert found.relative_error < 2**-4
+    assert found.problem.startswith("output tokens: cosine 0.9")
+    near = golden + 2**-5 * np.abs(golden).max() / 4 * np.random.default_rng(1).normal(size=golden.shape)
+    assert difference({"tokens": golden[1:]}, {"tokens": near[1:]}, tolerance=1).problem == ""
+
+
+def test_rows_of_zeros_are_equal():
+    zeros = {"embedding": np.zeros((2, 4), np.float32)}
+    assert difference(zeros, zeros) == Difference()
+    assert difference(zeros, {"embedding": np.ones((2, 4), np.float32)}).cosine == 0
+
+
 def test_the_cosine_is_of_the_worst_row():
     turned = {"embedding": np.array([[4.0, 3.0], [-10.0, 0.0]], np.float32)}
     assert difference({"embedding": GOLDEN["embedding"]}, turned).cosine == pytest.approx(24 / 25)

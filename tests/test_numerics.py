@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import numerics, to_savedmodel
+from export import precision, to_savedmodel
 from export.batching import Batching
 from export.class_bank import Classes
-from export.numerics import Limit, Settings, compare, measure, measure_apart
-from vit22b import signature
+from export.numerics import Limit, Settings, measure, measure_apart
+from export.precision import compare
+from vit22b import prompts, signature
 from vit22b.checkpoint import load
 from vit22b.quantised import TOLERANCES
 from vit22b.signature import Manifest
+from vit22b.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +51,34 @@ def test_the_manifest_says_how_far_the_version_is_from_float32(version, tuned):
     assert 0.9 < found["top1_agreement"] <= 1
 
 
+def embed_texts(signatures, checkpoint, texts):
+    ids = Tokenizer.from_json(load(checkpoint).description.tokenizer).encode(texts)
+    return np.concatenate(
+        [signatures[signature.EMBED_TEXT](token_ids=tf.constant(row[None]))[signature.EMBEDDING] for row in ids]
+    )
+
+
 def test_the_figures_are_those_of_the_two_models_answers(version, tuned):
     """The best classes of the version are those of its signature, and float32's are those of the checkpoint."""
     manifest, signatures = manifest_of(version), tf.saved_model.load(str(version)).signatures
     pictures = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), np.uint8)
     images = [tf.io.encode_png(picture).numpy() for picture in pictures]
-    got = numerics.of_version(signatures, manifest, images)
+    got = precision.of_version(signatures, manifest, images)
     direct = signatures[signature.EMBED_PIXELS](pixels=tf.constant(pictures))[signature.EMBEDDING]
     np.testing.assert_allclose(got["embedding"], direct, rtol=0, atol=1e-5)
-    assert set(got["best"]) <= {b"zero", b"one", b"two"}
-    expected = numerics.of_float32(load(tuned), manifest, images)
+    bank = prompts.embedded(
+        ("zero", "one", "two"),
+        manifest.class_bank.templates,
+        lambda texts: embed_texts(signatures, tuned, texts),
+    )
+    names = np.array([b"zero", b"one", b"two"], object)
+    np.testing.assert_array_equal(got["best"], names[(got["embedding"] @ bank.T).argmax(axis=-1)])
+    expected = precision.of_float32(load(tuned), manifest, images)
     assert np.sum(expected["embedding"] * got["embedding"], axis=-1).min() > 0.999
-    assert set(expected["best"]) <= {b"zero", b"one", b"two"}
+    assert np.mean(expected["best"] == got["best"]) > 0.5
+    cosines = np.sum(expected["text_embedding"] * got["text_embedding"], axis=-1)
+    assert cosines.shape == (8,)
+    assert 0.999 < cosines.min() < 1
 
 
 def test_without_classes_the_head_says_the_best_class(version, tuned):
@@ -68,8 +86,8 @@ def test_without_classes_the_head_says_the_best_class(version, tuned):
     headed = dataclasses.replace(manifest, class_bank=None)
     others = {name: each for name, each in signatures.items() if name != signature.CLASSIFY}
     image = tf.io.encode_png(np.zeros((28, 28, 3), np.uint8)).numpy()
-    got = numerics.of_version(others, headed, [image])
-    expected = numerics.of_float32(load(tuned), headed, [image])
+    got = precision.of_version(others, headed, [image])
+    expected = precision.of_float32(load(tuned), headed, [image])
     assert got["best"].dtype == expected["best"].dtype == np.int64
     np.testing.assert_array_equal(got["best"], expected["best"])
 
@@ -78,9 +96,10 @@ def test_an_error_over_the_limit_is_named_with_the_remedy(version, tuned, capsys
     settings = Settings(version, tuned, limit=Limit(max_error=1e-12))
     assert measure(settings) == 1
     out, error = capsys.readouterr()
-    assert "golden images are made, smooth colours; --numerics_images DIR measures on real ones" in out
+    assert "8 images (parts of two photographs)" in out
+    assert "--numerics_images DIR measures on the images that the model is for" in out
     assert re.search(r"weights in int8 turn an embedding by .* --max_error is 1e-12; .*--weights bfloat16", error)
-    assert manifest_of(version).numerics["source"] == "golden images"
+    assert manifest_of(version).numerics["source"] == "parts of two photographs"
     with pytest.raises(ChildProcessError, match=r"over --max_error .*: it was not written"):
         measure_apart(version, tuned, "auto", Limit(max_error=1e-12))
 
@@ -116,5 +135,9 @@ def test_figures_of_known_vectors():
         "cosine_min": pytest.approx(0.6),
         "cosine_mean": pytest.approx(0.8),
         "top1_agreement": 0.5,
+        "text_cosine_min": None,
     }
     assert compare({"embedding": one["embedding"]}, {"embedding": other["embedding"]})["top1_agreement"] is None
+    longer = {"embedding": 2 * one["embedding"], "text_embedding": one["embedding"]}
+    found = compare(longer, {"embedding": one["embedding"], "text_embedding": other["embedding"]})
+    assert (found["cosine_min"], found["text_cosine_min"]) == (1, pytest.approx(0.6))

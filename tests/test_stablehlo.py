@@ -12,7 +12,6 @@ from jax import export
 from safetensors.flax import load_file
 
 from export import stablehlo, to_savedmodel, variables
-from export.batching import Batching
 from export.stablehlo import Format
 from export.towers import towers
 from tests.towers import PREPROCESS, ZERO_SHOT, random_params
@@ -121,12 +120,19 @@ def test_a_mesh_that_divides_no_parameter_is_refused():
         stablehlo.programs(DESCRIPTION, "float32", ("cpu",), mesh=mesh)
 
 
+def test_batching_is_of_a_savedmodel(tmp_path):
+    settings = to_savedmodel.Settings(
+        tmp_path, tmp_path / "m", format=Format("stablehlo"), batching=Batching(sizes=(1, 4))
+    )
+    with pytest.raises(ValueError, match=r"--batch_sizes .* a StableHLO program takes any batch: leave them out"):
+        to_savedmodel.export(settings)
+
+
 @pytest.fixture(scope="module")
 def version(tuned, artefacts):
     settings = to_savedmodel.Settings(
         checkpoint=tuned,
         output=artefacts / "jax" / "digits",
-        batching=Batching(sizes=(1, 4)),
         format=Format("stablehlo"),
     )
     to_savedmodel.export(settings)

@@ -1,6 +1,7 @@
 import errno
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -154,13 +155,24 @@ def test_what_is_being_written_is_neither_free_nor_removed(tmp_path, capsys):
 
 
 def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path, capsys):
-    left = tmp_path / ".1.partial-abc"
+    left = tmp_path / f".1.partial-abc@{socket.gethostname()}"
     left.mkdir()
     (left / "saved_model.pb").write_text("half")
     assert choose_version(tmp_path, 1) == 1
     write(tmp_path, 1)
     assert entries(tmp_path) == ["1"]
     assert capsys.readouterr().err == f"removed {left}, which an export that was killed had left\n"
+
+
+def test_what_another_host_writes_stays(tmp_path, capsys):
+    """Its lock need not be seen here."""
+    left = tmp_path / ".1.partial-abc@elsewhere"
+    left.mkdir()
+    write(tmp_path, None)
+    assert entries(tmp_path) == [left.name, "2"]
+    assert capsys.readouterr().err == f"{left} is of an export on elsewhere; remove it if there is none any more\n"
+    with pytest.raises(ValueError, match=r"another export is writing .*/1, in "):
+        choose_version(tmp_path, 1)
 
 
 @pytest.mark.parametrize(

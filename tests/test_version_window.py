@@ -1,3 +1,5 @@
+import datetime
+import re
 import shutil
 
 import pytest
@@ -9,6 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from export import verify
 from serving import saved_model
 from serving.servable import Options, Servable
+from tests.artefacts import ROOT
 from vit22b import version_window
 
 WRITTEN_WITH = {"jax": "9.9.9", "tensorflow": "9.8.7"}
@@ -81,6 +84,25 @@ def test_what_is_too_new_is_refused_before_it_is_loaded_with_the_remedy(version,
         verify.load(version)
     with pytest.raises(saved_model.WindowError, match=f"{version}: TensorFlow .* {message}"):
         Servable.load("digits", 1, version, Options())
+
+
+@pytest.mark.parametrize(("days", "told"), [(-1, True), (29, True), (31, False)])
+def test_a_promise_that_ends_soon_is_told_with_the_remedy(days, told, tmp_path):
+    until = (datetime.date.today() + datetime.timedelta(days=days)).isoformat()
+    text = version_window.expiry(tmp_path / "1", until, WRITTEN_WITH)
+    assert bool(text) == told
+    if told:
+        assert (
+            f"{tmp_path}/1 was written by jax 9.9.9, and JAX promises to load it in what is built until {until}" in text
+        )
+        assert text.endswith(f".venv/bin/python export/to_savedmodel.py --checkpoint WORKDIR --output {tmp_path}")
+
+
+def test_the_promise_counts_from_the_release_of_the_jax_that_is_pinned():
+    (pinned,) = re.findall(r"^jax==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    until = version_window.loads_until(pinned)
+    assert until < datetime.date.today() + datetime.timedelta(days=180), "its release is not in version_window.py"
+    assert version_window.loads_until("9.9.9") == datetime.date.today() + datetime.timedelta(days=180)
 
 
 def test_what_is_no_version_is_named(tmp_path):

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from vit22b.signature import TOLERANCE
 
+_ROUNDING = 1e-12  # of a cosine in float64
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -22,7 +24,7 @@ class Difference:
         max_abs_error: the largest absolute error of a float of any output; inf where one is not finite or
             the outputs differ in kind.
         relative_error: the same, as a part of the greatest value recorded for the output.
-        cosine: the smallest cosine of two rows; 0 where they differ in kind.
+        cosine: the smallest cosine of two rows; 0 where they differ in kind, 1 for a row of zeros in both.
         problem: in words what is wrong, with the output's name, or "" where all is within the tolerance.
     """
 
@@ -38,12 +40,14 @@ def difference(
     """Compares every recorded output: floats within the tolerance, everything else equal.
 
     There is no rule of its own for weights in bfloat16 or int8, but a wider tolerance, which stands in the manifest:
-    the answer is the same program's, and another chip only sums in another order.
+    the answer is the same program's, and another chip only sums in another order. One great value would hide what
+    became of the others, so that every row's direction is judged too: random errors of that size turn a row by about
+    the tolerance, which in 1 - cosine is half its square.
 
     Args:
         expected: the golden outputs by name.
         got: the answer's; it may have more.
-        tolerance: largest relative error (see Difference).
+        tolerance: largest relative error (see Difference); its square is the largest 1 - cosine.
     """
     found = Difference()
     for name, golden in sorted(expected.items()):
@@ -66,12 +70,20 @@ def _of_floats(name: str, golden: npt.NDArray[Any], answer: npt.NDArray[Any], to
     if not np.isfinite(error):
         return _other_kind(f"output {name}: {np.count_nonzero(~np.isfinite(a - b))} of {b.size} values are not finite")
     relative = error / max(float(np.abs(a).max(initial=0.0)), 1e-30)
-    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosine = float(np.min(np.sum(a * b, axis=-1) / np.maximum(lengths, 1e-30), initial=1.0))
-    if relative <= tolerance:
-        return Difference(error, relative, cosine)
-    text = f"output {name}: max abs error {error:.3g}, allowed {error / relative * tolerance:.3g}"
+    cosine = _smallest_cosine(a, b)
+    text = ""
+    if not relative <= tolerance:
+        text = f"output {name}: max abs error {error:.3g}, allowed {error / relative * tolerance:.3g}"
+    elif not cosine >= 1 - max(tolerance**2, _ROUNDING):
+        text = f"output {name}: cosine {cosine:.6f} of a row and its golden one, allowed {1 - tolerance**2:.6f}"
     return Difference(error, relative, cosine, text)
+
+
+def _smallest_cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    cosines = np.divide(np.sum(a * b, axis=-1), lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    zeros = ~(a.any(axis=-1) | b.any(axis=-1))
+    return float(np.min(np.where(zeros, 1.0, cosines), initial=1.0))
 
 
 def _worse(one: Difference, other: Difference) -> Difference:

@@ -154,14 +154,15 @@ class Manifest:
         source: "params" or "ema", the item of the checkpoint that the weights come from.
         versions: package -> version that the export ran on.
         xla_call_module_version: a runtime whose maximum is below this refuses the program at its first run.
-        exported_on, loads_until: ISO dates; JAX promises to load the program until the second.
+        exported_on, loads_until: ISO dates; what is built until the second promises to load the program.
         git_revision: of the exporting code, or None outside a checkout.
         hashes: file below the version -> sha256. Empty in `describe`, which lies in one of the hashed files.
         compatible_with: space_ids whose vectors may be compared with this one's: for weights in another dtype than
             float32, the space of the same model in float32.
         numerics: how the embeddings compare with float32's, on `images` images of `source`: `cosine_min`,
-            `cosine_mean`, `top1_agreement` (None without a head or classes). Empty for float32, and in `describe`.
-        tolerance: of the golden answers: largest error of an output, as a part of its greatest value.
+            `cosine_mean`, `top1_agreement` (None without a head or classes), `text_cosine_min` (None without a text
+            tower). Empty for float32, and in `describe`.
+        tolerance: of the golden answers: largest error of an output, as a part of its greatest value; see difference.
         feature_layers: blocks whose tokens `features` answers too.
         class_bank: of `classify`, or None.
         target: "tpu" where the graph is made for the Cloud TPU Inference Converter; "any" server runs the others.

@@ -7,6 +7,7 @@ first run only. A program is StableHLO inside the op XlaCallModule, and both hav
 
 import contextlib
 import dataclasses
+import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,12 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 # The highest XlaCallModule version that a TensorFlow takes (kVersionMaximumSupported in its xla_call_module_loader.h).
 _MAXIMA = {"2.19": 9, "2.20": 10, "2.21": 10}
+# JAX promises to load an exported program in what is built in the next six months (docs.jax.dev, "Exporting and
+# serialization"). The days are of JAX's change log, for the releases that constraints.txt has had.
+_GUARANTEE = datetime.timedelta(days=180)
+_RELEASED = {"0.10.2": datetime.date(2026, 6, 17)}
+_NOTICE = datetime.timedelta(days=30)
+_REEXPORT = ".venv/bin/python export/to_savedmodel.py --checkpoint WORKDIR --output"
 _MAGIC = b"ML\xefR"  # MLIR bytecode begins with it, then a version as one varint, then its producer's name and a zero
 
 
@@ -96,13 +103,41 @@ def problem(graph: graph_pb2.GraphDef, written_with: Mapping[str, str] | None = 
     return ""
 
 
+def loads_until(jax_version: str) -> datetime.date:
+    """The day until which JAX's releases promise to load what this one exports.
+
+    Of a release whose day is not known here, it is counted from today, which is late rather than early.
+    """
+    return _RELEASED.get(jax_version, datetime.date.today()) + _GUARANTEE
+
+
+def expiry(version: Path, until: str, written_with: Mapping[str, str]) -> str:
+    """What to say of a version whose promise ends within 30 days, or has ended; "" of any other.
+
+    Args:
+        version: its folder.
+        until: an ISO date, as the manifest has it.
+        written_with: package -> version that the export ran on.
+
+    Raises:
+        ValueError: `until` is no date.
+    """
+    if datetime.date.fromisoformat(until) >= datetime.date.today() + _NOTICE:
+        return ""
+    by = f" jax {written_with['jax']}" if "jax" in written_with else " the jax"
+    return (
+        f"{version} was written by{by}, and JAX promises to load it in what is built until {until}: before it goes to "
+        f"a later TensorFlow, export it again with a newer jax: {_REEXPORT} {version.parent}"
+    )
+
+
 def _text(cause: str, written_with: Mapping[str, str]) -> str:
     by = ", ".join(f"{name} {written_with[name]}" for name in ("jax", "tensorflow") if name in written_with)
     runs = written_with.get("tensorflow", f"newer than {tf.__version__}")
     return (
         f"TensorFlow {tf.__version__} {cause}{f' (written by {by})' if by else ''}; serve it with TensorFlow {runs}, "
         "or export it again with a vit22b whose constraints.txt has this TensorFlow: "
-        ".venv/bin/python export/to_savedmodel.py --checkpoint WORKDIR --output REPOSITORY/MODEL"
+        f"{_REEXPORT} REPOSITORY/MODEL"
     )
 
 

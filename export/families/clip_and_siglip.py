@@ -11,6 +11,7 @@ from typing import Any
 
 from export.families.hugging_face import activation_of, heads_of
 from export.families.plan import Choices, Plan, grid, with_positions
+from export.families.positions import Resampling
 from export.families.rules import Rule, fused_rules, torch_rules
 from export.families.weights import Weights
 from vit22b.config import ModelConfig, TextConfig, ViTConfig
@@ -89,7 +90,7 @@ def clip(weights: Weights, choices: Choices) -> Plan:
         # 2 is a known slip in CLIP's first config.json: its tower pools the largest id, and that ends a text.
         end_id=vocabulary - 1 if end == 2 else end,
     )
-    return Plan("clip", ModelConfig(image, text=words), _resampled(weights, image), _CLIP, _SKIP)
+    return Plan("clip", ModelConfig(image, text=words), _resampled(weights, image, "bicubic"), _CLIP, _SKIP)
 
 
 def siglip(weights: Weights, choices: Choices) -> Plan:
@@ -110,7 +111,7 @@ def siglip(weights: Weights, choices: Choices) -> Plan:
     return Plan(
         "siglip2" if linear else "siglip",
         ModelConfig(image, text=words, similarity="sigmoid"),
-        _resampled(weights, image),
+        _resampled(weights, image, "antialiased_linear" if linear else "bicubic"),
         _SIGLIP2 if linear else _SIGLIP,
         _SKIP,
     )
@@ -161,8 +162,8 @@ def _block(weights: Weights, layer: str, heads: int) -> dict[str, Any]:
     }
 
 
-def _resampled(weights: Weights, image: ViTConfig) -> Weights:
-    return with_positions(weights, _POSITIONS, image.tokens, int(image.class_token), "bicubic")
+def _resampled(weights: Weights, image: ViTConfig, how: Resampling) -> Weights:
+    return with_positions(weights, _POSITIONS, image.tokens, int(image.class_token), how)
 
 
 def _sub(weights: Weights, name: str) -> Mapping[str, Any]:

@@ -12,9 +12,11 @@ import numpy as np
 
 from export.families.weights import Array
 
-# bicubic: torch's own (Hugging Face). antialiased: bicubic with a wider kernel where the table shrinks (timm).
-# zoom: linear, the grids' corners on each other (big_vision).
-Resampling = Literal["bicubic", "antialiased", "zoom"]
+# bicubic: torch's own (Hugging Face). antialiased: bicubic with a wider kernel where the table shrinks (timm,
+# DINOv2 with registers); antialiased_linear: the same, linear (SigLIP 2). zoom: linear, the grids' corners on each
+# other (big_vision).
+Resampling = Literal["bicubic", "antialiased", "antialiased_linear", "zoom"]
+_METHODS = {"antialiased": "cubic", "antialiased_linear": "linear"}
 
 
 def resampled(table: Array, tokens: int, leading: int, how: Resampling) -> Array:
@@ -36,8 +38,8 @@ def resampled(table: Array, tokens: int, leading: int, how: Resampling) -> Array
     if old == new:
         return table
     square = grid.reshape(old, old, -1)
-    if how == "antialiased":
-        square = np.asarray(jax.image.resize(square, (new, new, square.shape[-1]), "cubic", antialias=True))
+    if method := _METHODS.get(how):
+        square = np.asarray(jax.image.resize(square, (new, new, square.shape[-1]), method, antialias=True))
     else:
         matrix = _bicubic(old, new) if how == "bicubic" else _zoom(old, new)
         square = np.einsum("ij,kl,jld->ikd", matrix, matrix, square)

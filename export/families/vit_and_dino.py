@@ -100,7 +100,7 @@ def plan(weights: Weights, choices: Choices) -> Plan:
     return Plan(
         family=("dinov2_with_registers" if registers else "dinov2") if dino else "vit",
         config=ModelConfig(image, classes),
-        weights=with_positions(weights, _POSITIONS, image.tokens, 1, "bicubic"),
+        weights=with_positions(weights, _POSITIONS, image.tokens, 1, "antialiased" if registers else "bicubic"),
         rules={**_AROUND, **torch_rules("image/blocks", _LAYER, modules)},
         skip=_SKIP,
         labels=labels_of(config, classes),

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from export.families.plan import Choices
+
 SIDE, ROWS = 32, 3
 
 
@@ -65,6 +67,11 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 def random_pixels(side: int = SIDE, rows: int = ROWS) -> np.ndarray:
     """Images uint8 [rows, side, side, 3]."""
     return np.random.default_rng(5).integers(256, size=(rows, side, side, 3)).astype(np.uint8)
+
+
+def at_resolution(side: int) -> dict[str, Any]:
+    """The import's settings for a tower whose positions are to be resampled."""
+    return {"choices": Choices(resolution=side)}
 
 
 def as_input(pixels: np.ndarray, mean: Any = 0.5, std: Any = 0.5) -> torch.Tensor:

@@ -10,7 +10,17 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from export.families.plan import Choices
-from tests.parity.reference import SIDE, Case, Reference, as_input, quietly, random_pixels, randomised, unit
+from tests.parity.reference import (
+    SIDE,
+    Case,
+    Reference,
+    as_input,
+    at_resolution,
+    quietly,
+    random_pixels,
+    randomised,
+    unit,
+)
 
 _SMALL = {"img_size": SIDE, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4, "num_classes": 7}
 _REGISTERS = {"reg_tokens": 4, "no_embed_class": True}
@@ -21,7 +31,7 @@ def _timm(folder: Path, architecture: str, side: int = SIDE, **options: Any) -> 
     model = randomised(timm.create_model(architecture, **{**_SMALL, **options}))
     # Hub folders have the arguments that differ from the architecture's; heads are among them here.
     save_for_hf(model, folder, safe_serialization=True, model_args={**_SMALL, **options})
-    return Reference(folder, answers(model, side), random_pixels(side), settings=_resolution(side))
+    return Reference(folder, answers(model, side), random_pixels(side), settings=at_resolution(side))
 
 
 def _alone(folder: Path) -> Reference:
@@ -47,10 +57,6 @@ def answers(model: torch.nn.Module, side: int = SIDE) -> dict[str, Any]:
         if model.num_classes:
             outputs["logits"] = model.forward_head(tokens).numpy()
     return outputs
-
-
-def _resolution(side: int) -> dict[str, Any]:
-    return _choices(resolution=side)
 
 
 def _choices(**values: Any) -> dict[str, Any]:
