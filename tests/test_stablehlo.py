@@ -12,6 +12,7 @@ from jax import export
 from safetensors.flax import load_file
 
 from export import stablehlo, to_savedmodel, variables
+from export.batching import Batching
 from export.stablehlo import Format
 from export.towers import towers
 from tests.towers import PREPROCESS, ZERO_SHOT, random_params
