@@ -94,6 +94,8 @@ def verify(settings: Settings) -> int:
     if settings.record:
         return record(folder, model)
     manifest = read_manifest(folder)
+    if soon := version_window.expiry(folder, manifest.loads_until, manifest.versions):
+        print(f"warning: {soon}", file=sys.stderr)
     logs = _golden(folder, manifest)
     tolerance = manifest.tolerance if settings.tolerance is None else settings.tolerance
     if settings.address:
@@ -143,8 +145,6 @@ def load(folder: Path) -> tuple[golden.Signatures, Manifest, str]:
     written = read_manifest(folder)
     if problem := version_window.problem(version_window.read(folder).graph_def, written.versions):
         raise WindowError(f"{folder}: {problem}")
-    if soon := version_window.expiry(folder, written.loads_until, written.versions):
-        print(f"warning: {soon}", file=sys.stderr)
     signatures = tf.saved_model.load(str(folder)).signatures
     described = signatures[signature.DESCRIBE]()
     manifest = Manifest.from_json(described[signature.MANIFEST].numpy())

@@ -145,9 +145,9 @@ def test_the_answers_of_a_damaged_copy_are_not_recorded(copy, run_program, capsy
     assert f"{shard} is changed since the export" in capsys.readouterr().err
 
 
-def test_a_program_that_is_old_is_only_warned_of(copy, capsys):
+def test_a_program_that_is_old_is_only_warned_of(copy, run_program, capsys):
     change(copy, loads_until="2020-01-01")
-    verify.load(copy)
+    assert run_program(verify.verify, verify.Settings, copy) == 0
     assert re.search(
         rf"warning: {copy} was written by jax .* until 2020-01-01: .* export it again", capsys.readouterr().err
     )
