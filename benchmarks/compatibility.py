@@ -39,7 +39,10 @@ class Settings:
 
 def main(settings: Settings) -> int:
     """Runs every row, prints and writes them; the exit code is 0 whatever came, since a refusal is a result."""
-    manifest = Manifest.from_json((settings.version / MANIFEST_FILE).read_text())
+    written = settings.version / MANIFEST_FILE
+    if not written.is_file():
+        raise ValueError(f"{written} is missing; name an exported version, or run make demo first, which makes one")
+    manifest = Manifest.from_json(written.read_text())
     rows = [verify(settings.version, environment(settings.output, release)) for release in settings.tensorflow]
     report = {
         "exported_with": {name: manifest.versions[name] for name in ("jax", "tensorflow")},

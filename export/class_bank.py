@@ -50,6 +50,10 @@ class Classes:
             raise ValueError("both --classes and --classes_file are given; expected one of them")
         names = prompts.read_names(self.classes_file) if self.classes_file else self.classes
         if not names and not self.classes_file:
+            if (self.templates, self.top) != (Classes.templates, Classes.top):
+                raise ValueError(
+                    "--templates and --top are of --classes or --classes_file; give these too, or leave them out"
+                )
             return None
         if config.text is None:
             raise ValueError(

@@ -93,7 +93,7 @@ class LiveServer:
 
         Raises:
             SpaceError: the server's version embeds in another space.
-            VitError: see answer.
+            VitError: it is another export of the same model; and see answer.
         """
         request = predict_pb2.PredictRequest()
         request.model_spec.signature_name = signature.DESCRIBE
@@ -104,6 +104,17 @@ class LiveServer:
             raise errors.SpaceError(
                 f"version {number} of the server has the space {served.space_id} ({served.weights}, step {served.step})"
                 f", {version} has {expected.space_id} ({expected.weights}, step {expected.step})",
+                code="FAILED_PRECONDITION",
+                address=self.address,
+                model=self.model,
+                remedy="name the folder of the version that is served, or another --version",
+            )
+        # Signatures that one has and the other not, or whose answers have other outputs.
+        fields = ("signatures", "feature_layers", "class_bank", "batch_sizes", "weights", "tolerance")
+        if differing := [name for name in fields if getattr(served, name) != getattr(expected, name)]:
+            told = "; ".join(f"{name} {getattr(served, name)} and {getattr(expected, name)}" for name in differing)
+            raise errors.VitError(
+                f"version {number} of the server and {version} are exports of one model that differ in {told}",
                 code="FAILED_PRECONDITION",
                 address=self.address,
                 model=self.model,

@@ -26,7 +26,7 @@ import tensorflow as tf
 import tyro
 from sklearn.datasets import load_sample_images
 
-from export import apart, precision
+from export import apart, artefact, precision
 from export.precision import Answers
 from export.version_folder import rewrite
 from vit22b import program, signature
@@ -92,7 +92,7 @@ def measure(settings: Settings) -> int:
         ValueError: the version was not made of this checkpoint.
     """
     path = settings.version / signature.MANIFEST_FILE
-    manifest = Manifest.from_json(path.read_text())
+    manifest = artefact.read_manifest(settings.version)
     images, source = _images(settings.limit.numerics_images)
     expected = _apart(settings, manifest, images)
     got = precision.of_version(tf.saved_model.load(str(settings.version)).signatures, manifest, images)

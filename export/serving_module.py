@@ -108,18 +108,33 @@ class ServingModule(tf.Module):
             return dict(converted({part: tree[part] for part in tower.parts}, x))
 
         batched = self._batching.around(name, run)
+        ((alias, spec),) = tower.contract.inputs.items()
 
         def shaped(x: tf.Tensor) -> Outputs:
+            # Behind the batching op one caller's wrong input would fail the others' in its batch.
+            outputs = batched(self._checked(alias, tf.ensure_shape(x, spec.shape)))
             # The batching op forgets its outputs' shapes, and a client reads them in the signature.
-            outputs = batched(x)
-            return {key: tf.ensure_shape(outputs[key], spec.shape) for key, spec in tower.contract.outputs.items()}
+            return {key: tf.ensure_shape(outputs[key], out.shape) for key, out in tower.contract.outputs.items()}
 
-        ((alias, spec),) = tower.contract.inputs.items()
         traced = tf.function(
             shaped, autograph=False, input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name=alias)]
         )
         traced.get_concrete_function()
         return traced
+
+    def _checked(self, alias: str, x: tf.Tensor) -> tf.Tensor:
+        """An input whose values the tower can take; an id beyond the vocabulary would be answered with NaN."""
+        text = self._description.config.text
+        if alias != signature.TOKEN_IDS or text is None:
+            return x
+        good = tf.reduce_all((x >= 0) & (x < text.vocabulary), axis=-1)
+        message = tf.strings.format(
+            f"{alias}: rows {{}} of {{}} have ids that are not in the vocabulary; expected 0 to {text.vocabulary - 1}",
+            (tf.where(~good)[:, 0], tf.size(good)),
+            summarize=16,
+        )
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), [message])]):
+            return tf.identity(x)
 
     def _on_bytes(self, tower: Callable[..., Outputs]) -> Callable[..., Outputs]:
         spec = tf.TensorSpec([None], tf.string, name=signature.IMAGE_BYTES)

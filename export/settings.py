@@ -17,6 +17,7 @@ from export.tpu_target import Target
 from vit22b.checkpoint import Weights
 from vit22b.folder import read_folder
 from vit22b.quantised import WeightType
+from vit22b.signature import MANIFEST_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,20 @@ def check_format(settings: Settings) -> None:
             f"--batching, --batch_sizes and what goes with them ({settings.batching}) are of a SavedModel; a StableHLO "
             "program takes any batch: leave them out"
         )
+
+
+def check_neighbours(settings: Settings) -> None:
+    """Raises ValueError where a server would find a version that it cannot run, the highest perhaps, among others."""
+    if not settings.output.is_dir():
+        return
+    for version in settings.output.iterdir():
+        if version.name.isdecimal() and version.is_dir():
+            found = "savedmodel" if (version / "saved_model.pb").is_file() else "stablehlo"
+            if found != settings.format.format and (version / MANIFEST_FILE).is_file():
+                raise ValueError(
+                    f"--output {settings.output} has version {version.name} of the format {found}, and this one is "
+                    f"{settings.format.format}; a server runs one of them: give these another model's folder"
+                )
 
 
 def check_numerics(settings: Settings) -> None:

@@ -29,7 +29,14 @@ from export import apart, numerics, stablehlo, variables
 from export.batching import Batching
 from export.class_bank import write_methods
 from export.serving_module import ServingModule
-from export.settings import Settings, check_format, check_layers, check_numerics, check_platforms
+from export.settings import (
+    Settings,
+    check_format,
+    check_layers,
+    check_neighbours,
+    check_numerics,
+    check_platforms,
+)
 from export.tpu_target import Target
 from export.variables import Variables
 from export.version_folder import choose_version, sha256, staged
@@ -52,6 +59,7 @@ def export(settings: Settings) -> None:
     """
     check_platforms(settings)
     check_format(settings)
+    check_neighbours(settings)
     check_numerics(settings)
     output = settings.output.absolute()
     choose_version(output, settings.version)  # so that one that is there is told before anything is read
@@ -102,6 +110,7 @@ def _write_stablehlo(settings: Settings, layers: Layers, bank: ClassBank | None,
     manifest = dataclasses.replace(
         make_manifest(settings, layers, weights, found, bank),
         signatures=tuple(stablehlo.SIGNATURES[tower] for tower in exported),
+        batch_sizes=(),
         batching=False,
         golden="none",
     )

@@ -19,11 +19,10 @@ import tensorflow as tf
 import tyro
 from rich.table import Table
 
-from export import xla_modules
+from export import artefact, xla_modules
 from export.xla_modules import XlaModule
-from vit22b import program, signature, topology
+from vit22b import program, topology
 from vit22b.chips import GIB, Chip, tpu
-from vit22b.signature import Manifest
 
 DOES_NOT_FIT = 3  # an exit code that a failure of the program has not
 
@@ -95,7 +94,7 @@ def report(settings: Settings) -> int:
 def measure(version: Path, chips: Sequence[Chip]) -> Iterator[Row]:
     """What every tower of a version needs on every chip at every allowed batch size."""
     modules = xla_modules.read(version)
-    manifest = Manifest.from_json((version / signature.MANIFEST_FILE).read_text())
+    manifest = artefact.read_manifest(version)
     weights = weight_bytes(version)
     for chip in chips:
         for module in modules.values():

@@ -22,9 +22,9 @@ import tyro
 from rich.table import Table
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from export import golden
+from export import artefact, golden
 from export.live import LiveServer
-from export.version_folder import rewrite, sha256
+from export.version_folder import rewrite
 from vit22b import program, signature, version_window
 from vit22b.difference import Difference, difference
 from vit22b.errors import VitError
@@ -43,6 +43,8 @@ class Settings:
     """The version's folder. It has the golden requests, which no server gives out: --address needs it too."""
     record: bool = False
     """Write the answers as the golden ones instead of comparing them."""
+    replace: bool = False
+    """With --record: also where there are golden answers already, which are lost."""
     address: str = ""
     """host:port of a server to ask, instead of loading the version here."""
     model: str = ""
@@ -81,10 +83,6 @@ class Row:
     milliseconds: float
 
 
-class WindowError(Exception):
-    """The TensorFlow here cannot run the version."""
-
-
 def verify(settings: Settings) -> int:
     """Records or compares; the exit code."""
     folder = settings.folder
@@ -92,10 +90,14 @@ def verify(settings: Settings) -> int:
         raise ValueError("no folder is given; name the version, <repository>/<model>/<n>, whose requests are to be run")
     model = settings.model or folder.absolute().parent.name
     if settings.record:
-        return record(folder, model)
-    manifest = read_manifest(folder)
-    if soon := version_window.expiry(folder, manifest.loads_until, manifest.versions):
-        print(f"warning: {soon}", file=sys.stderr)
+        return record(folder, model, settings.replace)
+    manifest = artefact.read_manifest(folder)
+    if manifest.format != "savedmodel":
+        artefact.check_hashes(folder, manifest)
+        count = len(manifest.hashes) - 1  # one is the tokenizer's
+        print(f"{count} files are as they were exported. Nothing was run: a {manifest.format} version has no golden")
+        print("answers, and no TensorFlow runs it (docs/stablehlo.md)")
+        return 0
     logs = _golden(folder, manifest)
     tolerance = manifest.tolerance if settings.tolerance is None else settings.tolerance
     if settings.address:
@@ -105,81 +107,41 @@ def verify(settings: Settings) -> int:
             print(f"asking version {number} of {model} at {settings.address}")
             rows = list(compare(server.answer, logs, tolerance))
     else:
-        check_hashes(folder, manifest)
-        signatures, _, _ = load(folder)
+        artefact.check_hashes(folder, manifest)
+        signatures, _, _ = artefact.load(folder)
         # XLA compiles at the first run of each.
         rows = list(compare(lambda request: golden.answer(signatures, request), logs, tolerance, untimed=1))
     _print(rows, tolerance)
+    if soon := version_window.expiry(folder, manifest.loads_until, manifest.versions):
+        print(f"warning: {soon}", file=sys.stderr)
     return 1 if any(row.difference.problem for row in rows) else 0
 
 
-def record(folder: Path, model: str) -> int:
+def record(folder: Path, model: str, replace: bool = False) -> int:
     """Writes the answers of this machine as the golden ones.
 
     Args:
         folder: of the version.
         model: the name that it will be served under.
+        replace: write over those that are there.
     """
-    check_hashes(folder, read_manifest(folder))  # the answers of a damaged copy would pass for the model's
-    signatures, manifest, tokenizer = load(folder)
+    manifest = artefact.read_manifest(folder)
+    artefact.require_savedmodel(folder, manifest)
+    artefact.check_hashes(folder, manifest)  # the answers of a damaged copy would pass for the model's
+    if (folder / signature.WARMUP_FILE).is_file() and not replace:
+        raise ValueError(f"{folder} has golden answers already; compare with them, or write others by --replace")
+    signatures, manifest, tokenizer = artefact.load(folder)
     logs = [
         prediction_log_pb2.PredictLog(request=request, response=golden.answer(signatures, request))
         for request in golden.requests(manifest, tokenizer, model)
     ]
     rewrite(folder / signature.WARMUP_FILE, lambda path: golden.write(path, logs))
-    written = read_manifest(folder)
+    written = artefact.read_manifest(folder)
     if written.golden == "none":
         text = dataclasses.replace(written, golden="recorded").to_json()
         rewrite(folder / signature.MANIFEST_FILE, lambda path: path.write_text(text))
     print(f"recorded {len(logs)} golden answers")
     return 0
-
-
-def load(folder: Path) -> tuple[golden.Signatures, Manifest, str]:
-    """Loads a version in this process: its signatures, and the manifest and the tokenizer.json that it describes.
-
-    Raises:
-        ValueError: it is no version that vit22b exported.
-        WindowError: its programs are newer than the TensorFlow here.
-    """
-    written = read_manifest(folder)
-    if problem := version_window.problem(version_window.read(folder).graph_def, written.versions):
-        raise WindowError(f"{folder}: {problem}")
-    signatures = tf.saved_model.load(str(folder)).signatures
-    described = signatures[signature.DESCRIBE]()
-    manifest = Manifest.from_json(described[signature.MANIFEST].numpy())
-    return signatures, manifest, described[signature.TOKENIZER].numpy().decode()
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest beside a version's graph.
-
-    Raises:
-        ValueError: there is none, or it is of a version that is no SavedModel.
-    """
-    path = folder / signature.MANIFEST_FILE
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; name an exported version, <repository>/<model>/<n>")
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: vit22b did not export this version, or a copy left it out")
-    manifest = Manifest.from_json(path.read_text())
-    if manifest.format != "savedmodel":
-        raise ValueError(f"{folder} has the format {manifest.format}, which no TensorFlow runs; see docs/stablehlo.md")
-    if not (folder / "saved_model.pb").is_file():
-        raise ValueError(f"{folder} is no SavedModel version: it has no saved_model.pb; copy it again")
-    return manifest
-
-
-def check_hashes(folder: Path, manifest: Manifest) -> None:
-    """Compares the files of a version with the hashes in its manifest.
-
-    Raises:
-        ValueError: a file is missing or changed.
-    """
-    for name, expected in manifest.hashes.items():
-        file = folder / name
-        if name != signature.TOKENIZER and not (file.is_file() and sha256(file) == expected):
-            raise ValueError(f"{file} is {'changed' if file.exists() else 'missing'} since the export; copy it again")
 
 
 def compare(
@@ -230,4 +192,4 @@ def _print(rows: list[Row], tolerance: float) -> None:
 
 
 if __name__ == "__main__":
-    program.run(verify, Settings, __doc__, failures=(tf.errors.OpError, VitError, WindowError))
+    program.run(verify, Settings, __doc__, failures=(tf.errors.OpError, VitError, artefact.WindowError))

@@ -84,7 +84,7 @@ def test_a_bad_image_is_named_and_ends_with_1(call, photos: Path, tmp_path: Path
     output = tmp_path / "v.npz"
     assert call(photos, photos / "gone.png", f"--on_error={on_error}", f"--output={output}") == 1
     errors = capsys.readouterr().err
-    assert "notes.png (index 2): no JPEG, PNG" in errors
+    assert "notes.png (index 2): no whole JPEG, PNG" in errors
     assert "gone.png (index 4): cannot be read: No such file" in errors
     assert output.exists() == (on_error == "skip")
     if on_error == "skip":

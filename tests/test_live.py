@@ -1,20 +1,26 @@
 """verify.py against live servers: ours in its own process, and a stand-in for what a good server does seldom."""
 
+import concurrent.futures
 import dataclasses
 import shutil
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from export import golden, verify
 from export.live import LiveServer
+from tests import standin
 from tests.manifests import manifest
 from tests.standin import StandIn, serve
 from vit22b.errors import NotServedError, SpaceError, UnreachableError, VitError
 from vit22b.signature import MANIFEST_FILE, WARMUP_FILE, Manifest
 
 FAILURES = (VitError,)
+EXPECTED = {"pixels": (28, 28, 3), "token_ids": (16,)}
 
 
 @pytest.fixture
@@ -33,6 +39,43 @@ def test_a_live_server_gives_the_golden_answers(served, version, run_program, ca
     count = len(golden.read(version / WARMUP_FILE))
     assert f"asking version 1 of digits at {served.address}" in out
     assert f"{count} of {count} golden answers within 0.0001" in out
+
+
+WRONG = [
+    ("embed_pixels", "pixels", np.zeros((1, 32, 32, 3), np.uint8), "[1,32,32,3] is not compatible with expected shape"),
+    ("features", "pixels", np.zeros((1, 28, 28, 4), np.uint8), "[1,28,28,4] is not compatible with expected shape"),
+    ("embed_text", "token_ids", np.zeros((1, 8), np.int32), "[1,8] is not compatible with expected shape"),
+    (
+        "embed_text",
+        "token_ids",
+        np.full((2, 16), 10**6, np.int32),
+        "token_ids: rows [0 1] of 2 have ids that are not in",
+    ),
+    ("embed_text", "token_ids", np.full((1, 16), -1, np.int32), "token_ids: rows [0] of 1 have ids that are not in"),
+]
+
+
+@pytest.mark.parametrize(("name", "alias", "wrong", "message"), WRONG, ids=lambda value: str(value)[:24])
+def test_a_wrong_input_fails_its_own_caller_alone(served, name, alias, wrong, message):
+    """Requests that come at once are joined in one batch, the wrong with the right."""
+    right = np.zeros((1, *(wrong.shape[1:] if wrong.max() or wrong.min() else EXPECTED[alias])), wrong.dtype)
+
+    def ask(stub, value):
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = served.model, name
+        request.inputs[alias].CopyFrom(tf.make_tensor_proto(value))
+        return stub.Predict(request, timeout=60)
+
+    with grpc.insecure_channel(served.address) as channel, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        asked = [(value is wrong, pool.submit(ask, stub, value)) for _ in range(6) for value in (right, wrong, right)]
+        for bad, answer in asked:
+            if bad:
+                error = answer.exception()
+                assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+                assert message in error.details()
+            else:
+                assert answer.result().outputs
 
 
 def test_another_answer_of_a_live_server_is_named(served, version, tmp_path, run_program, capsys):
@@ -110,11 +153,23 @@ def test_what_a_server_says_comes_with_the_remedy(code, details, remedy):
 
 
 def test_it_stays_with_the_version_that_answered_first():
+    own = standin.manifest("space-one", (1, 2, 4), text=True, without=())
     with serve(StandIn(version=3)) as served, LiveServer(served.address, "vit22b") as server:
-        assert server.check_space(manifest(space_id="space-one"), Path("1")) == 3
+        assert server.check_space(own, Path("1")) == 3
         served.swap(4, "space-two")
         with pytest.raises(NotServedError, match=r"Specific\(vit22b, 3\)"):
-            server.check_space(manifest(space_id="space-one"), Path("1"))
+            server.check_space(own, Path("1"))
+
+
+def test_another_export_of_the_model_is_refused_with_what_differs():
+    own = standin.manifest("space-one", (1, 2), text=True, without=())
+    differ = r"exports of one model that differ in batch_sizes \(1, 2, 4\) and \(1, 2\)"
+    with (
+        serve(StandIn()) as served,
+        LiveServer(served.address, "vit22b") as server,
+        pytest.raises(VitError, match=differ),
+    ):
+        server.check_space(own, Path("1"))
 
 
 def test_errors_are_of_the_clients_tree(unused_address):

@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from jax.sharding import SingleDeviceSharding
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import to_savedmodel, tpu_memory, tpu_target, verify, xla_modules
+from export import artefact, to_savedmodel, tpu_memory, tpu_target, xla_modules
 from export.batching import Batching
 from export.towers import towers
 from export.tpu_target import Target, activation_bytes, converter_options
@@ -95,7 +95,7 @@ def test_every_tower_has_one_alias_and_the_graph_no_batching(version):
 def test_the_manifest_has_the_target(version):
     manifest = Manifest.from_json((version / signature.MANIFEST_FILE).read_text())
     assert (manifest.target, manifest.batching, manifest.batch_sizes) == ("tpu", False, (1, 4))
-    verify.check_hashes(version, manifest)
+    artefact.check_hashes(version, manifest)
 
 
 def test_the_version_loads_here_as_well(version, repository):

@@ -155,8 +155,32 @@ def test_a_program_that_is_old_is_only_warned_of(copy, run_program, capsys):
 
 def test_the_other_format_is_named(copy, run_program, capsys):
     change(copy, format="stablehlo")
-    assert run_program(verify.verify, verify.Settings, copy) == 2
+    assert run_program(verify.verify, verify.Settings, copy, "--record") == 2
     assert "has the format stablehlo" in capsys.readouterr().err
+    assert run_program(verify.verify, verify.Settings, copy) == 0
+    assert "files are as they were exported. Nothing was run" in capsys.readouterr().out
+    flip(copy / "saved_model.pb")
+    assert run_program(verify.verify, verify.Settings, copy) == 2
+    assert "saved_model.pb is changed since the export" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_model_is_no_version(repository, run_program, capsys):
+    assert run_program(verify.verify, verify.Settings, repository / "digits") == 2
+    assert f"name a version of it, such as {repository / 'digits'}/" in capsys.readouterr().err
+
+
+def test_a_cut_manifest_is_named(copy, run_program, capsys):
+    path = copy / MANIFEST_FILE
+    path.write_text(path.read_text()[:200])
+    assert run_program(verify.verify, verify.Settings, copy) == 2
+    assert f"{path}: not a vit22b manifest" in capsys.readouterr().err
+
+
+def test_golden_answers_are_not_written_over_unasked(copy, run_program, capsys):
+    before = (copy / WARMUP_FILE).read_bytes()
+    assert run_program(verify.verify, verify.Settings, copy, "--record") == 2
+    assert "has golden answers already; compare with them, or write others by --replace" in capsys.readouterr().err
+    assert (copy / WARMUP_FILE).read_bytes() == before
 
 
 def test_it_needs_neither_jax_nor_orbax():

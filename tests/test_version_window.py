@@ -8,7 +8,7 @@ from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import verify
+from export import artefact
 from serving import saved_model
 from serving.servable import Options, Servable
 from tests.artefacts import ROOT
@@ -80,8 +80,8 @@ def test_what_is_too_new_is_refused_before_it_is_loaded_with_the_remedy(version,
     assert text.startswith(f"TensorFlow {tf.__version__} ")
     assert "(written by jax 9.9.9, tensorflow 9.8.7); serve it with TensorFlow 9.8.7" in text
     assert ".venv/bin/python export/to_savedmodel.py --checkpoint WORKDIR" in text
-    with pytest.raises(verify.WindowError, match=message):
-        verify.load(version)
+    with pytest.raises(artefact.WindowError, match=message):
+        artefact.load(version)
     with pytest.raises(saved_model.WindowError, match=f"{version}: TensorFlow .* {message}"):
         Servable.load("digits", 1, version, Options())
 

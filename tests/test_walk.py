@@ -15,7 +15,7 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from clients import zero_shot
-from export import verify
+from export import artefact
 from tests.artefacts import CLASSES, FEATURE_LAYERS, TEMPLATES
 from tests.pictures import encoded, huge, orientation, picture, sixteen_bit
 from vit22b import model
@@ -100,7 +100,7 @@ def examples(images):
 
 @pytest.fixture(scope="module")
 def exported(repository):
-    return verify.load(repository / "digits" / "1")[0]
+    return artefact.load(repository / "digits" / "1")[0]
 
 
 def test_one_image_through_every_hop(images, pixels, expected, exported, served):

@@ -107,7 +107,7 @@ def test_a_bad_image_is_named_and_the_others_keep_their_labels(call, labelled: P
     report = json.loads(out)
     assert (report["n"], report["zero_shot_top1"]) == (3, pytest.approx(2 / 3))
     assert report["failures"][0]["index"] == 0
-    assert "0.png (index 0): no JPEG, PNG" in err
+    assert "0.png (index 0): no whole JPEG, PNG" in err
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,8 @@ class Checkpoints:
     def _saved(self, step: int, item: str) -> Any:
         if item not in self.items(step):
             raise ValueError(
-                f"{self.folder / str(step)} has no {item}: it was written with other settings; continue with those, or "
-                "give another --workdir"
+                f"{self.folder / str(step)} has no {item}: the run that wrote it kept none. Continue it with its own "
+                "settings; to take weights from it, name --weights_from params"
             )
         return self._manager.item_metadata(step)[item].tree
 

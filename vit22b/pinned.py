@@ -89,7 +89,7 @@ class PinnedModel:
             raise ValueError(f"on_error is {on_error!r}; expected one of {', '.join(get_args(OnError))}")
         vectors = np.zeros((len(images), self._width), np.float32)
         failures: list[errors.Failure] = []
-        bad = f"no JPEG, PNG, WebP, GIF or BMP of at most {self._manifest.preprocess.max_pixels} pixels"
+        bad = f"no whole JPEG, PNG, WebP, GIF or BMP of at most {self._manifest.preprocess.max_pixels} pixels"
         for batch, rows, fine in self._image_answers(image_batches(images, self._largest, failures)):
             vectors[[image.index for image in batch.images]] = rows
             failures.extend(image.failure(bad) for image, ok in zip(batch.images, fine, strict=True) if not ok)

@@ -34,9 +34,14 @@ def heads_of(config: Mapping[str, Any], choices: Choices, default: int | None) -
     """The number of attention heads: the user's, the config.json's or the family's default.
 
     Raises:
-        ValueError: there is none of these.
+        ValueError: there is none of these, or the first two differ.
     """
-    heads = choices.heads or config.get("num_attention_heads", default)
+    told = config.get("num_attention_heads")
+    if choices.heads and told and choices.heads != told:
+        raise ValueError(
+            f"--heads is {choices.heads}, and config.json has num_attention_heads {told}; leave --heads out"
+        )
+    heads = choices.heads or told or default
     if heads is None:
         raise ValueError(
             "the number of attention heads stands in no tensor's shape and there is no config.json; give --heads"
