@@ -51,7 +51,8 @@ demo: setup ## train, export, serve and classify real images; writes build/demo/
 	timed pretrain $$python train/pretrain.py --data $(DEMO)/digits/train --workdir $(DEMO)/pretrain $(PRETRAIN)
 	timed lit $$python train/lit.py --checkpoint $(DEMO)/pretrain --data $(DEMO)/digits/train --workdir $(DEMO)/lit $(LIT)
 	timed export $$python export/to_savedmodel.py --checkpoint $(DEMO)/lit --output $(DEMO)/models/digits $(EXPORT)
-	timed serve serve $$python serving/model_server.py --port=0 --bind_address=127.0.0.1 --check_golden --max_num_load_retries=0 \
+	port=$$($$python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+	timed serve serve $$python serving/model_server.py --port=$$port --bind_address=127.0.0.1 --check_golden --max_num_load_retries=0 \
 	  --model_name=digits --model_base_path=$$PWD/$(DEMO)/models/digits
 	timed embed $$python clients/embed.py $(DEMO)/digits/heldout --address $$address --model digits \
 	  --output $(DEMO)/heldout.npz
@@ -94,6 +95,10 @@ parity: .venv-parity/.installed ## compare imported weights with transformers, t
 compatibility: setup ## verify the demo's version on older TensorFlows; writes build/compatibility/report.json
 	$(BIN)/python benchmarks/compatibility.py $(DEMO)/models/digits/1
 
+.PHONY: conformance
+conformance: setup ## answer what was recorded from TensorFlow Serving, gRPC and REST, as it did
+	$(BIN)/python benchmarks/conformance.py
+
 SOAK_KILLS ?= 6
 
 .PHONY: soak
@@ -123,9 +128,9 @@ bazel: setup ## run the tests under Bazel, offline; installs Debian's Bazel wher
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/bazel_offline/bazel test //...
 
 .PHONY: proto
-proto: ## write vit22b/wire_pb2.py from vit22b/wire.proto; protoc must be no newer than the protobuf in constraints.txt
+proto: ## write the *_pb2.py of vit22b/wire.proto and serving/server_config.proto; protoc must be no newer than the protobuf in constraints.txt
 	scratch=$$(mktemp -d)
 	trap 'rm -rf $$scratch' EXIT
 	$(PYTHON) -m venv $$scratch
 	$$scratch/bin/pip install --quiet grpcio-tools==1.76.0
-	$$scratch/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. vit22b/wire.proto
+	$$scratch/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. vit22b/wire.proto serving/server_config.proto

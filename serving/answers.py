@@ -1,57 +1,105 @@
 """The answers to the API's methods, whatever carries them: which version a request means, and what it gets.
 
-On the way SavedModel -> server -> client between the loaded versions and services.py, which brings requests in over
-gRPC. Messages, codes and texts are TensorFlow Serving's; an error's code is that of its class in tf.errors.
+On the way SavedModel -> server -> client between the loaded versions and what brings requests in, services.py over
+gRPC and the REST handlers. Messages, codes and texts are TensorFlow Serving's; an error's code is that of its class in
+tf.errors.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_pb2,
+    regression_pb2,
+)
 
+from serving import multi_inference, predict_wire
+from serving.call import Call
 from serving.lifecycle import Lifecycle
+from serving.prediction import DEFAULT_SIGNATURE, Answered, Asked
+from serving.servable import Servable
 
 
 class Answers:
     """PredictionService and ModelService, over one set of models.
 
-    Every method raises tf.errors.OpError with the code and the text that the caller gets.
+    Every method raises tf.errors.OpError with the code and the text that the caller gets, and notes in its Call which
+    model, version and signature it is about.
     """
 
     def __init__(self, lifecycle: Lifecycle):
         """Answers from what the lifecycle has loaded."""
         self._lifecycle = lifecycle
 
-    def predict(self, request: predict_pb2.PredictRequest, timeout: float | None = None) -> predict_pb2.PredictResponse:
-        """Predict: runs a signature, for as long as the call's deadline leaves."""
-        with self._lifecycle.lease(*_model(request)) as servable:
-            return servable.predict(request, timeout)
+    def predict(self, asked: Asked, call: Call) -> bytes:
+        """Predict: runs a signature. The response is serialised; predict_wire.py parses requests for it."""
+        with self._servable(_spec_of(asked), call) as servable:
+            answered = servable.answer(asked, call)
+            with call.spend("encode"):
+                return predict_wire.serialize(answered, as_content=servable.options.as_tensor_content)
+
+    def answer(self, asked: Asked, call: Call) -> Answered:
+        """Predict, for a wire that has a form of its own for inputs and outputs."""
+        with self._servable(_spec_of(asked), call) as servable:
+            return servable.answer(asked, call)
+
+    def inputs(self, spec: model_pb2.ModelSpec, call: Call) -> Mapping[str, meta_graph_pb2.TensorInfo]:
+        """The inputs of a signature by alias, for a wire whose requests do not say their dtypes."""
+        with self._lease(spec, call) as servable:
+            return servable.inputs(spec.signature_name)
+
+    def classify(
+        self, request: classification_pb2.ClassificationRequest, call: Call
+    ) -> classification_pb2.ClassificationResponse:
+        """Classify: classes and scores of every Example."""
+        with self._servable(_required_spec(request), call) as servable:
+            return servable.classify(request, call)
+
+    def regress(self, request: regression_pb2.RegressionRequest, call: Call) -> regression_pb2.RegressionResponse:
+        """Regress: a value of every Example."""
+        with self._servable(_required_spec(request), call) as servable:
+            return servable.regress(request, call)
+
+    def multi_inference(
+        self, request: inference_pb2.MultiInferenceRequest, call: Call
+    ) -> inference_pb2.MultiInferenceResponse:
+        """MultiInference: several classify and regress signatures of one model, in one run."""
+        with self._servable(multi_inference.spec(request), call) as servable:
+            return servable.multi_inference(request, call)
 
     def get_model_metadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, call: Call
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """GetModelMetadata: the signatures of a version."""
-        _require_spec(request)
+        spec = _required_spec(request)
         if not request.metadata_field:
             raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
                 raise _invalid(f"Metadata field {field} is not supported")
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._lifecycle.lease(*_model(request)) as servable:
+        with self._lease(spec, call) as servable:
             response.model_spec.name = servable.name
             response.model_spec.version.value = servable.version
             response.metadata["signature_def"].Pack(servable.metadata())
         return response
 
     def get_model_status(
-        self, request: get_model_status_pb2.GetModelStatusRequest
+        self, request: get_model_status_pb2.GetModelStatusRequest, call: Call
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """GetModelStatus: the state of one version, or of all."""
-        _require_spec(request)
-        spec = request.model_spec
+        """GetModelStatus: the state of one version, or of all; a label is passed over."""
+        spec = _required_spec(request)
+        call.model = spec.name
         statuses = self._lifecycle.status(spec.name)
         if spec.HasField("version"):
+            call.version = spec.version.value
             statuses = [status for status in statuses if status.version == spec.version.value]
             if not statuses:
                 text = f"Could not find version {spec.version.value} of model {spec.name}"
@@ -60,21 +108,36 @@ class Answers:
             raise tf.errors.NotFoundError(None, None, f"Could not find any versions of model {spec.name}")
         return get_model_status_pb2.GetModelStatusResponse(model_version_status=statuses)
 
+    @contextlib.contextmanager
+    def _servable(self, spec: model_pb2.ModelSpec, call: Call) -> Iterator[Servable]:
+        """The version to run a signature of."""
+        call.signature = spec.signature_name or DEFAULT_SIGNATURE
+        with self._lease(spec, call) as servable:
+            yield servable
 
-def _require_spec(request: Any) -> None:
+    @contextlib.contextmanager
+    def _lease(self, spec: model_pb2.ModelSpec, call: Call) -> Iterator[Servable]:
+        """The version that a spec means, which stays loaded until the context ends."""
+        call.model = spec.name
+        if not spec.name:
+            raise _invalid("ModelSpec has no name specified.")
+        number = spec.version.value if spec.HasField("version") else None
+        label = spec.version_label if spec.WhichOneof("version_choice") == "version_label" else None
+        with self._lifecycle.lease(spec.name, number, label) as servable:
+            call.version = servable.version
+            yield servable
+
+
+def _spec_of(asked: Asked) -> model_pb2.ModelSpec:
+    if not asked.has_spec:
+        raise _invalid("Missing ModelSpec")
+    return asked.spec
+
+
+def _required_spec(request: Any) -> model_pb2.ModelSpec:
     if not request.HasField("model_spec"):
         raise _invalid("Missing ModelSpec")
-
-
-def _model(request: Any) -> tuple[str, int | None]:
-    """The model that a request names, and its version where it names one."""
-    _require_spec(request)
-    spec: model_pb2.ModelSpec = request.model_spec
-    if not spec.name:
-        raise _invalid("ModelSpec has no name specified.")
-    if spec.WhichOneof("version_choice") == "version_label":
-        raise _invalid(f"Unrecognized servable version label: {spec.version_label}")
-    return spec.name, spec.version.value if spec.HasField("version") else None
+    return request.model_spec
 
 
 def _invalid(text: str) -> tf.errors.InvalidArgumentError:

@@ -1,94 +1,220 @@
 """The flags of the model server, spelt and defaulted as tensorflow_model_server's.
 
 Where the server stage begins: SavedModel -> [server] -> client. Standard library only, so that a wrong flag is refused
-before TensorFlow is imported. `--flag=value`, `--flag value`, and for a switch `--flag` alone are understood.
+before TensorFlow is imported. `--flag=value`, `--flag value`, and for a switch `--flag` alone are understood. A value
+that does not fit is answered as there; a flag that is not known, with which the real server starts all the same, is an
+error with the nearest name.
 """
 
 import argparse
 import dataclasses
 import difflib
+import logging
+import math
 import os
+import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any, NoReturn
 
+EXIT_CODE = 255  # of a command line that is wrong, and of --help
 
-def _flag(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text})
+_CORES = os.cpu_count() or 1
+
+logger = logging.getLogger(__name__)
+
+
+def _flag(default: Any, text: str, *, instead: str = "") -> Any:
+    """A flag; one without meaning here says what stands `instead`."""
+    return dataclasses.field(default=default, metadata={"help": text, "instead": instead})
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
     """What the command line says; every field is a flag of the same name.
 
-    `bind_address`, `check_golden` and `drain_seconds` are ours. The others, their meanings and their defaults are
-    tensorflow_model_server's.
+    Names, meanings and defaults are tensorflow_model_server's, up to the line below which they are ours.
     """
 
-    port: int = _flag(8500, "TCP port of the gRPC API; 0 takes a free one and logs it")
-    bind_address: str = _flag("", "address to listen on, for instance 127.0.0.1; all interfaces if empty")
-    model_name: str = _flag("default", "name that requests call the model by")
-    model_base_path: str = _flag("", "absolute path of the directory that holds the model's numbered versions")
-    file_system_poll_wait_seconds: int = _flag(1, "seconds between two looks for versions; 0 looks once")
-    enable_model_warmup: bool = _flag(True, "replay assets.extra/tf_serving_warmup_requests before AVAILABLE")
-    check_golden: bool = _flag(False, "compare the warm-up's answers with those in its file; a mismatch fails the load")
-    max_num_load_retries: int = _flag(5, "how often a failed load is tried again; a negative number counts as 0")
-    load_retry_interval_micros: int = _flag(60_000_000, "microseconds between two attempts to load")
+    # Ports
+    port: int = _flag(8500, "TCP port of the gRPC API; 0 for none, which takes a --grpc_socket_path")
+    grpc_socket_path: str = _flag("", "path of a UNIX socket for the gRPC API, beside the port")
+    rest_api_port: int = _flag(0, "TCP port of the REST API; 0 for none")
+    rest_api_num_threads: int = _flag(4 * _CORES, "threads that answer REST requests")
+    rest_api_timeout_in_ms: int = _flag(30_000, "milliseconds that a REST request may take")
+    rest_api_enable_cors_support: bool = _flag(False, "answer REST requests with CORS headers")
+    grpc_channel_arguments: str = _flag("", "arguments of the gRPC server: name=value,name=value")
     grpc_max_threads: int = _flag(
-        4 * (os.cpu_count() or 1), "threads of the gRPC server; one takes requests in, the others answer them"
+        4 * _CORES, "threads of the gRPC server; one takes requests in, the others answer them"
     )
     enable_grpc_healthcheck_service: bool = _flag(False, "serve grpc.health.v1.Health")
-    enable_serialization_as_tensor_content: bool = _flag(False, "answer with tensor_content, not float_val and so on")
+    use_alts_credentials: bool = _flag(False, "open the gRPC port with Google's ALTS")
+    ssl_config_file: str = _flag("", "text file of an SSLConfig: open the gRPC port with TLS")
+    # Models
+    model_name: str = _flag("default", "name that requests call the model by, unless there is a --model_config_file")
+    model_base_path: str = _flag("", "absolute path of the directory that holds the model's numbered versions")
+    model_config_file: str = _flag("", "text file of a ModelServerConfig: the models, their policies and labels")
+    model_config_file_poll_wait_seconds: int = _flag(0, "seconds between two looks at that file; 0 reads it once")
+    allow_version_labels_for_unavailable_models: bool = _flag(
+        False, "let a new label name a version that is not AVAILABLE"
+    )
+    file_system_poll_wait_seconds: int = _flag(1, "seconds between two looks for versions; 0 looks once")
+    num_load_threads: int = _flag(0, "versions loaded at once; with 0 one thread loads and unloads, one by one")
+    num_unload_threads: int = _flag(0, "versions unloaded at once; with 0 one thread loads and unloads, one by one")
+    max_num_load_retries: int = _flag(5, "how often a failed load is tried again; a negative number counts as 0")
+    load_retry_interval_micros: int = _flag(60_000_000, "microseconds between two attempts; negative for no pause")
+    enable_model_warmup: bool = _flag(True, "replay assets.extra/tf_serving_warmup_requests before AVAILABLE")
+    num_request_iterations_for_warmup: int = _flag(0, "how often each of these requests is replayed; 0 for once")
+    # Runs
+    enable_batching: bool = _flag(False, "join requests of a signature in batches")
+    batching_parameters_file: str = _flag("", "text file of BatchingParameters")
+    enable_per_model_batching_parameters: bool = _flag(
+        False, "read batching_params.pbtxt in each version, and of --batching_parameters_file the threads alone"
+    )
     saved_model_tags: str = _flag("serve", "comma-separated tags of the graph to load")
+    tensorflow_session_config_file: str = _flag("", "text file of TensorFlow's ConfigProto")
     tensorflow_session_parallelism: int = _flag(0, "threads of a run, within and between operations; 0 for automatic")
     tensorflow_intra_op_parallelism: int = _flag(0, "threads within an operation; 0 for automatic")
     tensorflow_inter_op_parallelism: int = _flag(0, "threads between operations; 0 for automatic")
+    per_process_gpu_memory_fraction: float = _flag(0.0, "share of a GPU's memory to take; 0 for automatic")
+    enable_signature_method_name_check: bool = _flag(False, "hold a signature to the method that it is written for")
+    enable_serialization_as_tensor_content: bool = _flag(False, "answer with tensor_content, not float_val and so on")
+    # Insight
+    monitoring_config_file: str = _flag("", "text file of a MonitoringConfig: Prometheus metrics on the REST port")
+    version: bool = _flag(False, "print the versions and exit")
+    # Accepted
     xla_cpu_compilation_enabled: bool = _flag(False, "accepted: here XLA programs run with or without it")
+    xla_gpu_compilation_enabled: bool = _flag(False, "accepted: here XLA programs run with or without it")
+    remove_unused_fields_from_bundle_metagraph: bool = _flag(
+        True, "without meaning here", instead="of a graph the signatures alone are kept"
+    )
+    flush_filesystem_caches: bool = _flag(True, "without meaning here", instead="files are read from local disks")
+    platform_config_file: str = _flag(
+        "", "without meaning here", instead="the flags of batching, sessions and warm-up say how models are run"
+    )
+    prefer_tflite_model: bool = _flag(False, "without meaning here", instead="saved_model.pb is served")
+    num_tflite_pools: int = _flag(_CORES, "without meaning here", instead="saved_model.pb is served")
+    num_tflite_interpreters_per_pool: int = _flag(1, "without meaning here", instead="saved_model.pb is served")
+    enable_profiler: bool = _flag(True, "without meaning here", instead="no profiler is served, on or off")
+    thread_pool_factory_config_file: str = _flag(
+        "", "without meaning here", instead="--tensorflow_inter_op_parallelism and its like size the pools"
+    )
+    mixed_precision: str = _flag(
+        "", "without meaning here", instead="a version runs in the precision that it was exported with"
+    )
+    skip_initialize_tpu: bool = _flag(False, "without meaning here", instead="no TPU is initialised")
+
+    # Ours, and off
+    bind_address: str = _flag("", "address to listen on, for instance 127.0.0.1; all interfaces if empty")
+    check_golden: bool = _flag(False, "compare the warm-up's answers with those in its file; a mismatch fails the load")
     drain_seconds: float = _flag(20.0, "seconds that requests under way have to finish after SIGTERM")
+    rest_ssl: bool = _flag(False, "open the REST port with the TLS of --ssl_config_file too")
+    api_keys_file: str = _flag("", "file of hashed keys, one of which every request has to carry")
+    admin_keys_file: str = _flag("", "file of hashed keys, one of which a reload has to carry")
+    admin_port: int = _flag(0, "TCP port of the gRPC API that alone takes reloads; 0 for none")
+    max_pending: int = _flag(1000, "requests under way and waiting beyond which the next is refused")
+    max_message_bytes: int = _flag(0, "size of a request beyond which it is refused; 0 for gRPC's 2 GiB")
+    otlp_endpoint: str = _flag("", "where OpenTelemetry traces go, for instance http://localhost:4317")
+    request_log: str = _flag("", "json writes a line on stdout for every request")
+    statusz: bool = _flag(
+        False, "show /statusz, a page for people, on the REST port; like the metrics it asks for no key"
+    )
 
 
 def parse(arguments: Sequence[str]) -> Flags:
     """Reads a command line, without the program's name.
 
     Raises:
-        SystemExit: a flag that is not known (the message has the nearest name), a value that does not fit, or --help.
-            The code is 2 for the first two, 0 for --help.
+        SystemExit: with code 255 for a flag that is not known (the message has the nearest name), a value that does not
+            fit, and --help; with code 0 for --version.
     """
-    parser = _parser()
-    values, unknown = parser.parse_known_args(arguments)
+    if any(argument in ("-h", "-help", "--help") for argument in arguments):
+        sys.stdout.write(usage())
+        raise SystemExit(EXIT_CODE)
+    values, unknown = _parser().parse_known_args(arguments)
     if unknown:
-        parser.error(_unknown(unknown[0]))
+        _refuse(_unknown(unknown[0]))
     flags = Flags(**vars(values))
-    _check(parser, flags)
+    if flags.version:
+        print(f"TensorFlow ModelServer: vit22b {metadata.version('vit22b')}")
+        print(f"TensorFlow Library: {metadata.version('tensorflow')}")
+        raise SystemExit(0)
+    _check(flags)
     return flags
+
+
+def warn(flags: Flags) -> None:
+    """Logs a line for each flag that was set and has no meaning here."""
+    for field in dataclasses.fields(Flags):
+        value = getattr(flags, field.name)
+        if field.metadata["instead"] and value != field.default:
+            logger.warning("--%s=%s has no meaning here: %s", field.name, value, field.metadata["instead"])
+
+
+def contradiction(flags: Flags) -> str:
+    """What is wrong with flags that are right each by itself, in the real server's words; empty if nothing is."""
+    if not flags.port and not flags.grpc_socket_path:
+        return "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
+    if flags.use_alts_credentials and flags.ssl_config_file:
+        return "Either use_alts_credentials must be false or ssl_config_file must be empty."
+    if not flags.model_base_path and not flags.model_config_file:
+        return "Both server_options.model_base_path and server_options.model_config_file are empty!"
+    if flags.batching_parameters_file and not flags.enable_batching:
+        return "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+    within, between = flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism
+    if within > 0 and between > 0 and flags.tensorflow_session_parallelism > 0:
+        return (
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+    if flags.rest_ssl and not flags.ssl_config_file:
+        return "--rest_ssl needs the certificates of --ssl_config_file, which is empty"
+    return ""
+
+
+def usage() -> str:
+    """The flags, their defaults and their meanings, laid out as the real server's."""
+    lines = ["usage: model_server.py", "Flags:"]
+    for field in dataclasses.fields(Flags):
+        default = str(field.default).lower() if field.type is bool else field.default
+        setting = f"--{field.name}={default!r}" if field.type is str else f"--{field.name}={default}"
+        lines.append(f"\t{setting:<50}\t{field.type.__name__}\t{field.metadata['help']}")
+    return "\n".join(lines) + "\n"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line and no usage: the list of flags would hide the mistake."""
-        self.exit(2, f"error: {message}\n")
+        _refuse(message)
 
 
 def _parser() -> _Parser:
-    parser = _Parser(
-        prog="model_server.py",
-        description="Serves the versions of one SavedModel over tensorflow_model_server's gRPC protocol.",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = _Parser(allow_abbrev=False, add_help=False)
     for field in dataclasses.fields(Flags):
-        options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"], "type": field.type}
+        options: dict[str, Any] = {"default": field.default, "type": _value(field)}
         if field.type is bool:
-            options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
-        else:
-            options["metavar"] = "VALUE"
+            options |= {"nargs": "?", "const": True}
         parser.add_argument(f"--{field.name}", **options)
     return parser
+
+
+def _value(field: dataclasses.Field[Any]) -> Any:
+    """How a flag's value is read, with the real server's words for one that cannot be."""
+    read = _boolean if field.type is bool else field.type
+
+    def value(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError:
+            _refuse(f"Couldn't interpret value {text} for flag {field.name}.")
+
+    return value
 
 
 def _boolean(text: str) -> bool:
     known = {"true": True, "1": True, "false": False, "0": False}
     if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"invalid value {text!r}; expected true or false")
+        raise ValueError(text)
     return known[text.lower()]
 
 
@@ -100,11 +226,32 @@ def _unknown(argument: str) -> str:
     return f"unknown flag --{name}; the nearest known one is --{near[0]}"
 
 
-def _check(parser: argparse.ArgumentParser, flags: Flags) -> None:
-    if not 0 <= flags.port <= 65535:
-        parser.error(f"--port is {flags.port}; expected 0 to 65535")
+def _check(flags: Flags) -> None:
+    for name in ("port", "rest_api_port", "admin_port"):
+        if not 0 <= getattr(flags, name) <= 65535:
+            _refuse(f"--{name} is {getattr(flags, name)}; expected 0 to 65535")
     if flags.grpc_max_threads < 2:
-        parser.error(f"--grpc_max_threads is {flags.grpc_max_threads}; expected 2 or more, since one takes requests in")
-    for name in ("file_system_poll_wait_seconds", "load_retry_interval_micros", "drain_seconds"):
-        if getattr(flags, name) < 0:
-            parser.error(f"--{name} is {getattr(flags, name)}; expected 0 or more")
+        _refuse(f"--grpc_max_threads is {flags.grpc_max_threads}; expected 2 or more, since one takes requests in")
+    for name in ("rest_api_num_threads", "rest_api_timeout_in_ms", "max_pending"):
+        if getattr(flags, name) < 1:
+            _refuse(f"--{name} is {getattr(flags, name)}; expected 1 or more")
+    for name in (
+        "file_system_poll_wait_seconds",
+        "model_config_file_poll_wait_seconds",
+        "num_load_threads",
+        "num_unload_threads",
+        "drain_seconds",
+        "max_message_bytes",
+    ):
+        if not 0 <= getattr(flags, name) < math.inf:
+            _refuse(f"--{name} is {getattr(flags, name)}; expected 0 or more")
+    if not 0 <= flags.per_process_gpu_memory_fraction <= 1:
+        _refuse(f"--per_process_gpu_memory_fraction is {flags.per_process_gpu_memory_fraction}; expected 0 to 1")
+    if flags.request_log not in ("", "json"):
+        _refuse(f"--request_log is {flags.request_log!r}; expected json")
+
+
+def _refuse(message: str) -> NoReturn:
+    """One line and no list of flags, which would hide the mistake."""
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(EXIT_CODE)

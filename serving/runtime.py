@@ -6,6 +6,8 @@ a word and rewrites error messages; the raw call answers with the runtime's own 
 TensorFlow Serving's clients see. It releases the GIL, and one session may be run from many threads at once.
 """
 
+import itertools
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -44,6 +46,8 @@ class Runtime:
         except (ValueError, TypeError) as error:
             raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
+        self._joins_runs = _joins_runs(graph_def)
+        self._outputs: dict[str, pywrap_tf_session.TF_Output] = {}
 
     def run(
         self,
@@ -58,7 +62,8 @@ class Runtime:
             feeds: tensor name, as in "x:0", to array; strings are object arrays of bytes.
             fetches: names of the tensors to answer.
             targets: names of operations to run for their effects.
-            timeout: seconds after which the run is stopped.
+            timeout: seconds after which the run is stopped; a graph that joins runs in batches of its own finishes it
+                all the same, since stopping one would fail those that it was joined with.
 
         Returns:
             An array a fetch, in their order; a scalar string is plain bytes.
@@ -69,6 +74,26 @@ class Runtime:
         feed = {self._tensor(name): array for name, array in feeds.items()}
         fetch = [self._tensor(name) for name in fetches]
         operations = [self._graph.get_operation_by_name(name)._c_op for name in targets]
+        if timeout is None or not self._joins_runs:
+            return self._run(feed, fetch, operations, timeout)
+        end = time.monotonic() + timeout
+        values = self._run(feed, fetch, operations, None)
+        if time.monotonic() > end:
+            raise tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")
+        return values
+
+    def close(self) -> None:
+        """Ends the session and gives its memory back. No run may be under way, and none may follow."""
+        self._session.close()
+        del self._session, self._graph, self._outputs  # the variables live until the session's destructor
+
+    def _run(
+        self,
+        feed: Mapping[pywrap_tf_session.TF_Output, np.ndarray],
+        fetch: Sequence[pywrap_tf_session.TF_Output],
+        operations: Sequence[pywrap_tf_session.TF_Operation],
+        timeout: float | None,
+    ) -> list[np.ndarray]:
         options = config_pb2.RunOptions(timeout_in_ms=_milliseconds(timeout))
         buffer = pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
         try:
@@ -78,17 +103,33 @@ class Runtime:
         finally:
             pywrap_tf_session.TF_DeleteBuffer(buffer)
 
-    def close(self) -> None:
-        """Ends the session and gives its memory back. No run may be under way, and none may follow."""
-        self._session.close()
-        del self._session, self._graph  # the variables live until the session's destructor
-
     def _tensor(self, name: str) -> pywrap_tf_session.TF_Output:
+        """A tensor as the raw run wants it, looked up once."""
+        if name not in self._outputs:
+            self._outputs[name] = self._find(name)
+        return self._outputs[name]
+
+    def _find(self, name: str) -> pywrap_tf_session.TF_Output:
+        operation, _, index = name.partition(":")
         try:
-            return self._graph.get_tensor_by_name(name)._as_tf_output()
-        except (KeyError, ValueError) as error:
+            outputs = self._graph.get_operation_by_name(operation).outputs
+            if not outputs:
+                raise tf.errors.InvalidArgumentError(
+                    None,
+                    None,
+                    f"Tried to fetch data for '{name}', which produces no output.  To run to a node but not fetch any "
+                    f"data, pass '{name}' as an argument to the 'target_node_names' argument of the Session::Run API.",
+                )
+            return outputs[int(index or 0)]._as_tf_output()
+        except (IndexError, KeyError, ValueError) as error:
             text = f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph"
             raise tf.errors.InvalidArgumentError(None, None, text) from error
+
+
+def _joins_runs(graph_def: graph_pb2.GraphDef) -> bool:
+    """Whether the graph has TensorFlow's batching op, which runs a batch under the cancellation of its last run."""
+    functions = (function.node_def for function in graph_def.library.function)
+    return any(node.op == "BatchFunction" for node in itertools.chain(graph_def.node, *functions))
 
 
 def _milliseconds(timeout: float | None) -> int:

@@ -141,8 +141,8 @@ def _naming(path: Path) -> Iterator[None]:
     except tf.errors.OpError as error:
         remedy = ""
         if isinstance(error, _DAMAGE):
-            remedy = ". Its files are not what the export wrote: copy the version again; .venv/bin/python "
-            remedy += f"export/verify.py {path} names the file"
+            remedy = ". Its files are not what the export wrote: copy it again, under a new number, since this one is "
+            remedy += f"not tried again; .venv/bin/python export/verify.py {path} names the file"
         logger.error("Cannot restore the variables of %s: %s%s", path, error.message.partition("\n")[0], remedy)
         raise
 

@@ -26,7 +26,11 @@ _FIELDS = {
     tf.bool: "bool_val",
     tf.string: "string_val",
 }
+_WORDS = {tf.float16: "half", tf.float32: "float", tf.float64: "double"}  # where it is not the name that Python has
 _PACKED = (tf.float32, tf.float64)  # on the wire these lists are the array's own bytes, little-endian
+_OPAQUE = (tf.resource, tf.variant)
+_MAX_BYTES = 2**31
+_STRING_BYTES = 64  # of memory, for an empty string in an array
 _LENGTH_DELIMITED = 2  # the wire type of bytes and of packed lists
 
 
@@ -37,7 +41,9 @@ def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
     whose rules are more than a reshape: too few values are filled up with the last one, too many are cut.
 
     Raises:
-        ValueError: the proto holds no tensor, for instance because its shape and its content do not agree.
+        ValueError: the proto holds no tensor, for instance because its shape and its content do not agree; or it is of
+            a dtype that no client can feed, whose parser does not survive everything; or it is a few values that stand
+            for more than a message may have.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
     known = min(shape, default=1) >= 0 and not proto.tensor_shape.unknown_rank
@@ -49,9 +55,11 @@ def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
         dtype = tf.as_dtype(proto.dtype)
         if known and not is_string and proto.tensor_content and len(proto.tensor_content) == size * dtype.size:
             return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
-        return as_array(tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy())
+        if dtype not in _OPAQUE and size * (_STRING_BYTES if is_string else dtype.size) <= _MAX_BYTES:
+            return as_array(tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy())
     except (TypeError, tf.errors.OpError) as error:
         raise ValueError(f"no tensor: dtype {proto.dtype}, shape {shape}: {error}") from error
+    raise ValueError(f"no tensor of numbers or strings, or one that is too large: dtype {proto.dtype}, shape {shape}")
 
 
 def to_proto(
@@ -67,8 +75,7 @@ def to_proto(
     array = as_array(value)
     dtype = tf.as_dtype(array.dtype)
     proto.dtype = dtype.as_datatype_enum
-    for size in array.shape:
-        proto.tensor_shape.dim.add(size=size)
+    set_shape(proto, array)
     if as_content:
         proto.tensor_content = _string_content(array.ravel()) if dtype == tf.string else array.tobytes()
     elif dtype in _PACKED:
@@ -115,3 +122,30 @@ def _extend(proto: tensor_pb2.TensorProto, dtype: tf.DType, array: np.ndarray) -
 def as_array(value: np.ndarray | np.generic | bytes) -> np.ndarray:
     """An array of what TensorFlow answers; the scalar string, which comes as bytes, keeps its trailing zeros."""
     return np.asarray(value, dtype=object) if isinstance(value, bytes) else np.asarray(value)
+
+
+def set_shape(proto: tensor_pb2.TensorProto, array: np.ndarray) -> None:
+    """Writes the shape of an array; that of a scalar is there and empty, as TensorFlow has it."""
+    proto.tensor_shape.SetInParent()
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+
+
+def dtype_of(array: np.ndarray) -> tf.DType:
+    """The dtype as TensorFlow has it; an array of objects is one of strings."""
+    return tf.as_dtype(array.dtype)
+
+
+def dtype_name(dtype: tf.DType) -> str:
+    """The name of a dtype in the protocol: DT_FLOAT."""
+    return types_pb2.DataType.Name(dtype.as_datatype_enum)
+
+
+def dtype_word(dtype: tf.DType) -> str:
+    """The name of a dtype in TensorFlow's messages: float."""
+    return _WORDS.get(dtype, dtype.name)
+
+
+def shape_text(array: np.ndarray) -> str:
+    """The shape as TensorFlow prints it: [2,3]."""
+    return f"[{','.join(map(str, array.shape))}]"

@@ -31,13 +31,14 @@ class GoldenError(tf.errors.DataLossError):
         super().__init__(None, None, message)
 
 
-def warm_up(servable: Servable, path: Path, *, check_golden: bool = False) -> int:
+def warm_up(servable: Servable, path: Path, *, check_golden: bool = False, iterations: int = 1) -> int:
     """Replays the requests that a version brings; one that brings none is left as it is.
 
     Args:
         servable: the loaded version.
         path: its directory.
-        check_golden: compare the answers with the recorded ones; a record without an answer is only replayed.
+        check_golden: compare the answers of Predict with the recorded ones; a record without one is only replayed.
+        iterations: how often each request is replayed.
 
     Returns:
         The number of records.
@@ -48,18 +49,21 @@ def warm_up(servable: Servable, path: Path, *, check_golden: bool = False) -> in
     """
     file = path / WARMUP_FILE
     if not file.exists():
+        if check_golden:
+            _miss(path)
         return 0
     start = time.monotonic()
     count = 0
     tolerance = _tolerance(path) if check_golden else TOLERANCE
-    logger.info("Starting to read warmup data for model at %s", file)
+    options = f"num_request_iterations {{ value: {iterations} }}" if iterations > 1 else ""
+    logger.info("Starting to read warmup data for model at %s with model-warmup-options %s", file, options)
     for count, log in enumerate(_records(file), start=1):
         if count > MAX_RECORDS:
             text = f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}"
             raise tf.errors.InvalidArgumentError(None, None, text)
-        answer = _replay(servable, log)
-        if check_golden and answer is not None:
-            _compare(answer, log.predict_log.response, tolerance)
+        answers = [_replay(servable, log) for _ in range(max(1, iterations))]
+        if check_golden and answers[0] is not None:
+            _compare(answers[0], log.predict_log.response, tolerance)
     elapsed = int(1e6 * (time.monotonic() - start))
     logger.info(
         "Finished reading warmup data for model at %s. Number of warmup records read: %d. "
@@ -69,6 +73,19 @@ def warm_up(servable: Servable, path: Path, *, check_golden: bool = False) -> in
         elapsed,
     )
     return count
+
+
+def _miss(path: Path) -> None:
+    """A version of ours always has golden answers, unless it was written without; nobody else's has any.
+
+    Raises:
+        GoldenError: it is ours, and the file is gone.
+    """
+    remedy = f"record them: .venv/bin/python export/verify.py {path} --record"
+    manifest = _manifest(path)
+    if manifest is not None and manifest.golden == "recorded":
+        raise GoldenError(f"{path / WARMUP_FILE} is missing, and with it the golden answers; copy the version again")
+    logger.warning("%s has no golden answers to check%s", path, f"; {remedy}" if manifest else "")
 
 
 def _records(file: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
@@ -86,21 +103,32 @@ def _records(file: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
 
 def _tolerance(path: Path) -> float:
     """The tolerance of a version's golden answers: its manifest's, where it has one."""
+    manifest = _manifest(path)
+    return TOLERANCE if manifest is None else manifest.tolerance
+
+
+def _manifest(path: Path) -> Manifest | None:
     try:
-        return Manifest.from_json((path / MANIFEST_FILE).read_bytes()).tolerance
+        return Manifest.from_json((path / MANIFEST_FILE).read_bytes())
     except (OSError, ValueError):  # somebody else's version, or a manifest that its load has warned of
-        return TOLERANCE
+        return None
 
 
 def _replay(servable: Servable, log: prediction_log_pb2.PredictionLog) -> predict_pb2.PredictResponse | None:
-    """The answer to a record; None for a record that asks nothing."""
+    """The answer to a record of Predict; None for one of another method, and for one that asks nothing."""
     kind = log.WhichOneof("log_type")
-    if kind is None:
-        return None
-    if kind != "predict_log":
+    if kind == "predict_log":
+        return servable.predict(log.predict_log.request)
+    if kind == "classify_log":
+        servable.classify(log.classify_log.request)
+    elif kind == "regress_log":
+        servable.regress(log.regress_log.request)
+    elif kind == "multi_inference_log":
+        servable.multi_inference(log.multi_inference_log.request)
+    elif kind is not None:
         number = log.DESCRIPTOR.fields_by_name[kind].number
         raise tf.errors.UnimplementedError(None, None, f"Unsupported log_type for warmup: {number}")
-    return servable.predict(log.predict_log.request)
+    return None
 
 
 def _compare(answer: predict_pb2.PredictResponse, golden: predict_pb2.PredictResponse, tolerance: float) -> None:

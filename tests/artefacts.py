@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.standin import closed_address
 from vit22b import program
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +113,7 @@ def served(repository: Path) -> Iterator[Served]:
     command = [
         sys.executable,
         ROOT / "serving" / "model_server.py",
-        "--port=0",
+        f"--port={closed_address().rpartition(':')[2]}",
         "--bind_address=127.0.0.1",
         "--model_name=digits",
         f"--model_base_path={repository / 'digits'}",

@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
@@ -43,6 +44,16 @@ def plus(version: int) -> Path:
     signatures = {"serving_default": line, "wait": wait, "describe": describe}
     tf.saved_model.save(module, str(_root() / f"plus-{version}"), signatures=signatures)
     return _root() / f"plus-{version}"
+
+
+@functools.cache
+def half_plus(version: int) -> Path:
+    """The conformance cases' y = x / 2 + version + 1, with signatures of every method."""
+    spec = importlib.util.spec_from_file_location("make_models", Path(__file__).parent / "conformance/make_models.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.half_plus(str(_root()), version, version + 1)
+    return _root() / "half_plus" / str(version)
 
 
 def put(model: Path, base_path: Path, version: int | str) -> Path:

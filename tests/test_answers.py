@@ -1,24 +1,40 @@
-"""What is asked and answered without a transport; tests/test_services.py has the recorded answers, over gRPC."""
+"""What is asked and answered without a transport; tests/test_conformance.py has the recorded answers, over both."""
 
 import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    predict_pb2,
+    regression_pb2,
+)
 
 from serving.answers import Answers
-from serving.lifecycle import Lifecycle, Retries
+from serving.call import Call
+from serving.lifecycle import Lifecycle
+from serving.loading import Retries
+from serving.prediction import Asked
 from serving.servable import Options, Servable
-from tests.small_models import plus
+from tests.small_models import half_plus
 
 
 @pytest.fixture(scope="module")
 def answers():
     lifecycle = Lifecycle(lambda *what: Servable.load(*what, Options()), Retries(count=0), threading.Event())
-    lifecycle.aspire("p", {1: plus(1)})
+    lifecycle.aspire("p", {1: half_plus(1)})
+    lifecycle.labels.set({"p": {"stable": 1}})
     yield Answers(lifecycle)
     lifecycle.aspire("p", {})
+
+
+@pytest.fixture
+def call():
+    return Call("", "GRPC")
 
 
 def asking(kind, **spec):
@@ -29,24 +45,88 @@ def asking(kind, **spec):
     return message
 
 
-def test_the_latest_version_answers(answers):
-    request = asking(predict_pb2.PredictRequest)
-    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([2])))
-    response = answers.predict(request)
-    assert (response.model_spec.version.value, list(response.outputs["y"].float_val)) == (1, [2])
+def of_examples(kind, signature, **spec):
+    message = asking(kind, signature_name=signature, **spec)
+    example = message.input.example_list.examples.add()
+    example.features.feature["x"].float_list.value.append(2)
+    return message
 
 
-def test_metadata_and_status(answers):
+def both_methods(name="p"):
+    request = inference_pb2.MultiInferenceRequest()
+    for method in ("classify", "regress"):
+        task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+        task.model_spec.name, task.model_spec.signature_name = name, method
+    request.input.example_list.examples.add().features.feature["x"].float_list.value.append(2)
+    return request
+
+
+def noted(call):
+    return call.model, call.version, call.signature
+
+
+@pytest.mark.parametrize("spec", [{}, {"version_label": "stable"}])
+def test_predict(answers, call, spec):
+    asked = Asked(asking(predict_pb2.PredictRequest, **spec).model_spec, {"x": np.float32([2])})
+    response = predict_pb2.PredictResponse.FromString(answers.predict(asked, call))
+    assert (response.model_spec.version.value, list(response.outputs["y"].float_val)) == (1, [3])
+    assert answers.answer(asked, call).outputs["y"].tolist() == [3]
+    assert noted(call) == ("p", 1, "serving_default")
+    assert call.rows == 1
+
+
+def test_classify_and_regress(answers, call):
+    classified = answers.classify(of_examples(classification_pb2.ClassificationRequest, "classify"), call)
+    assert [entry.score for entry in classified.result.classifications[0].classes] == [3, 2]
+    assert noted(call) == ("p", 1, "classify")
+    regressed = answers.regress(of_examples(regression_pb2.RegressionRequest, "regress"), call)
+    assert [row.value for row in regressed.result.regressions] == [3]
+    assert noted(call) == ("p", 1, "regress")
+    spec = regressed.model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("p", 1, "regress")
+
+
+def test_multi_inference(answers, call):
+    first, second = answers.multi_inference(both_methods(), call).results
+    assert [entry.label for entry in first.classification_result.classifications[0].classes] == ["low", "high"]
+    assert [row.value for row in second.regression_result.regressions] == [3]
+    assert (call.model, call.version, call.examples) == ("p", 1, 1)
+
+
+def test_metadata_and_status(answers, call):
     request = asking(get_model_metadata_pb2.GetModelMetadataRequest)
     request.metadata_field.append("signature_def")
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    answers.get_model_metadata(request).metadata["signature_def"].Unpack(signatures)
-    assert {"serving_default", "wait", "describe"} <= signatures.signature_def.keys()
-    (status,) = answers.get_model_status(asking(get_model_status_pb2.GetModelStatusRequest)).model_version_status
+    answers.get_model_metadata(request, call).metadata["signature_def"].Unpack(signatures)
+    assert {"serving_default", "classify", "regress"} <= signatures.signature_def.keys()
+    assert noted(call) == ("p", 1, "")
+    asked = asking(get_model_status_pb2.GetModelStatusRequest, version_label="nope")
+    (status,) = answers.get_model_status(asked, call).model_version_status
     assert (status.version, status.state) == (1, 30)
 
 
-@pytest.mark.parametrize("method", ["predict", "get_model_metadata"])
+def test_the_inputs_of_a_signature(answers, call):
+    spec = asking(predict_pb2.PredictRequest).model_spec
+    assert set(answers.inputs(spec, call)) == {"x"}
+    spec.signature_name = "nope"
+    with pytest.raises(tf.errors.InvalidArgumentError) as refused:
+        answers.inputs(spec, call)
+    assert refused.value.message == 'Serving signature name: "nope" not found in signature def'
+
+
+def ask(answers, call, method, spec):
+    if method == "predict":
+        return answers.predict(Asked.of(asking(predict_pb2.PredictRequest, **spec)), call)
+    if method == "classify":
+        return answers.classify(of_examples(classification_pb2.ClassificationRequest, "", **spec), call)
+    if method == "regress":
+        return answers.regress(of_examples(regression_pb2.RegressionRequest, "", **spec), call)
+    request = asking(get_model_metadata_pb2.GetModelMetadataRequest, **spec)
+    request.metadata_field.append("signature_def")
+    return answers.get_model_metadata(request, call)
+
+
+@pytest.mark.parametrize("method", ["predict", "classify", "regress", "get_model_metadata"])
 @pytest.mark.parametrize(
     ("spec", "kind", "text"),
     [
@@ -55,11 +135,24 @@ def test_metadata_and_status(answers):
         ({"version_label": "old"}, tf.errors.InvalidArgumentError, "Unrecognized servable version label: old"),
     ],
 )
-def test_a_model_that_does_not_answer_is_named(answers, method, spec, kind, text):
-    request = asking(get_model_metadata_pb2.GetModelMetadataRequest, **spec)
-    request.metadata_field.append("signature_def")
-    if method == "predict":
-        request = asking(predict_pb2.PredictRequest, **spec)
+def test_a_model_that_does_not_answer_is_named(answers, call, method, spec, kind, text):
     with pytest.raises(kind) as refused:
-        getattr(answers, method)(request)
+        ask(answers, call, method, spec)
     assert refused.value.message == text
+    assert call.model == spec.get("name", "p")
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda answers, call: answers.predict(Asked.of(predict_pb2.PredictRequest()), call),
+        lambda answers, call: answers.classify(classification_pb2.ClassificationRequest(), call),
+        lambda answers, call: answers.regress(regression_pb2.RegressionRequest(), call),
+        lambda answers, call: answers.get_model_metadata(get_model_metadata_pb2.GetModelMetadataRequest(), call),
+        lambda answers, call: answers.get_model_status(get_model_status_pb2.GetModelStatusRequest(), call),
+    ],
+)
+def test_a_request_needs_a_spec(answers, call, refused):
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        refused(answers, call)
+    assert error.value.message == "Missing ModelSpec"

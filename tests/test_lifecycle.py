@@ -1,3 +1,6 @@
+import contextlib
+import logging
+import re
 import threading
 import time
 from concurrent import futures
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from serving.lifecycle import Lifecycle, Retries
 from serving.servable import Options, Servable
@@ -41,7 +45,7 @@ def wait_for_gate(lifecycle, gate, started):
     request.inputs["gate"].CopyFrom(tf.make_tensor_proto(str(gate)))
     with lifecycle.lease("p") as servable:
         started.set()
-        return servable.predict(request, timeout=60).outputs["y"].float_val[0]
+        return servable.predict(request).outputs["y"].float_val[0]
 
 
 def eventually(condition):
@@ -49,6 +53,26 @@ def eventually(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def eventually_in(seconds, condition):
+    """Whether it comes to be so within a short time; for what has to stay away."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@contextlib.contextmanager
+def managed(lifecycle, stop):
+    """A thread that manages, as the server has one."""
+    with futures.ThreadPoolExecutor(1) as pool:
+        managing = pool.submit(lifecycle.manage)
+        try:
+            yield
+        finally:
+            stop.set()
+        managing.result()
 
 
 def test_the_new_version_takes_over_and_the_old_one_ends(lifecycle):
@@ -83,12 +107,21 @@ def test_a_version_that_fails_keeps_the_old_one_and_is_never_tried_again(lifecyc
     failed = lifecycle.status("p")[0].status
     assert failed.error_code == tf.errors.NOT_FOUND
     assert failed.error_message.endswith(f"Specified file path: {good}")
-    assert lifecycle.failures() == (
-        "1 servable(s) did not become available: {{{name: p version: 2} due to error: NOT_FOUND: "
-        f"{failed.error_message}}}, }}"
-    )
     lifecycle.aspire("p", {3: plus(3)})
     assert states(lifecycle) == [(3, "AVAILABLE"), (2, "END"), (1, "END")]
+
+
+def test_a_byte_that_changed_is_told_with_the_versions_path_and_the_old_version_serves_on(lifecycle, tmp_path, caplog):
+    lifecycle.aspire("p", {1: plus(1)})
+    broken = put(plus(2), tmp_path, 2)
+    (data,) = (broken / "variables").glob("*.data-*")
+    content = data.read_bytes()
+    data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    lifecycle.aspire("p", {2: broken})
+    assert (states(lifecycle), predict(lifecycle)) == ([(2, "END"), (1, "AVAILABLE")], 1)
+    assert lifecycle.status("p")[0].status.error_code == tf.errors.DATA_LOSS
+    assert re.search(f"Cannot restore the variables of {broken}: .*Checksum does not match", caplog.text)
+    assert "Loading servable: {name: p version: 2} failed: DATA_LOSS: " in caplog.text
 
 
 def test_a_load_is_retried_while_the_version_is_loading():
@@ -174,6 +207,104 @@ def test_a_request_under_way_keeps_its_version_until_it_ends(lifecycle, tmp_path
     assert states(lifecycle) == [(2, "AVAILABLE"), (1, "END")]
 
 
+def test_the_log_tells_a_swap_in_the_real_servers_words(lifecycle, caplog):
+    caplog.set_level(logging.INFO, "serving.lifecycle")
+    lifecycle.aspire("p", {1: plus(1)})
+    caplog.clear()
+    lifecycle.aspire("p", {2: plus(2)})
+    old, new = "{name: p version: 1}", "{name: p version: 2}"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Loading servable version {new}",
+        f"Successfully loaded servable version {new}",
+        f"Quiescing servable version {old}",
+        f"Done quiescing servable version {old}",
+        f"Unloading just-loaded servable version {old}",
+        f"Done unloading servable version {old}",
+    ]
+
+
+def test_a_version_that_failed_is_tried_again_after_the_model_has_served_without_it(tmp_path):
+    lifecycle = Lifecycle(load, Retries(count=0), threading.Event())
+    (tmp_path / "2").mkdir()
+    lifecycle.aspire("p", {1: plus(1), 2: tmp_path / "2"})
+    assert states(lifecycle) == [(2, "END"), (1, "AVAILABLE")]
+    lifecycle.aspire("p", {1: plus(1)})
+    lifecycle.aspire("p", {1: plus(1), 2: plus(2)})
+    assert states(lifecycle) == [(2, "AVAILABLE"), (1, "AVAILABLE")]
+    lifecycle.aspire("p", {})
+
+
+def test_with_several_wanted_the_highest_comes_first_and_every_one_answers(lifecycle):
+    loaded = []
+    lifecycle._load = lambda *what: loaded.append(what[1]) or load(*what)
+    lifecycle.aspire("p", {1: plus(1), 3: plus(3), 2: plus(2)})
+    assert loaded == [3, 2, 1]
+    assert [predict(lifecycle, number) for number in (None, 1, 2, 3)] == [3, 1, 2, 3]
+
+
+def test_a_label_leads_to_its_version(lifecycle):
+    lifecycle.aspire("p", {1: plus(1), 2: plus(2)})
+    lifecycle.labels.set({"p": {"stable": 1, "gone": 9}})
+    with lifecycle.lease("p", label="stable") as servable:
+        assert servable.version == 1
+    for label, text in (
+        ("gone", "Servable not found for request: Specific(p, 9)"),
+        ("nope", "Unrecognized servable version label: nope"),
+    ):
+        with pytest.raises(tf.errors.OpError) as refused, lifecycle.lease("p", label=label):
+            pass
+        assert refused.value.message == text
+
+
+def test_one_models_long_load_holds_up_no_other_with_threads_and_all_without():
+    """As the real server with --num_load_threads=2 and 0; the gate is a load that lasts."""
+    gate, stop = threading.Event(), threading.Event()
+
+    def load_late(name, version, path):
+        if name == "late":
+            gate.wait(60)
+        return load(name, version, path)
+
+    lifecycle = Lifecycle(load_late, Retries(count=0), stop)
+    lifecycle.load_with(2)
+    with managed(lifecycle, stop):
+        lifecycle.want("late", {1: plus(1)})
+        lifecycle.want("p", {1: plus(1)})
+        eventually(lambda: states(lifecycle) == [(1, "AVAILABLE")])
+        assert [status.state for status in lifecycle.status("late")] == [ModelVersionStatus.LOADING]
+        gate.set()
+        lifecycle.load_with(0)  # waits for the loads that have begun
+        assert [status.state for status in lifecycle.status("late")] == [ModelVersionStatus.AVAILABLE]
+        gate.clear()
+        lifecycle.want("late", {2: plus(2)})
+        eventually(lambda: lifecycle.status("late")[0].state == ModelVersionStatus.LOADING)
+        lifecycle.want("p", {2: plus(2)})
+        lifecycle.want("late", {3: plus(3)})
+        assert not eventually_in(0.3, lambda: len(states(lifecycle)) > 1)
+        gate.set()
+        eventually(lambda: states(lifecycle) == [(2, "AVAILABLE"), (1, "END")])
+
+
+def test_a_retry_ends_when_its_version_is_wanted_no_more(tmp_path):
+    stop = threading.Event()
+    lifecycle = Lifecycle(load, Retries(count=5, interval=600), stop)
+    lifecycle.load_with(1)
+    with managed(lifecycle, stop):
+        lifecycle.want("p", {1: tmp_path})
+        eventually(lambda: states(lifecycle) == [(1, "LOADING")])
+        lifecycle.want("p", {2: plus(2)})
+        eventually(lambda: states(lifecycle) == [(2, "AVAILABLE"), (1, "END")])
+
+
+def test_a_model_that_was_to_go_goes_though_it_is_wanted_again(lifecycle):
+    lifecycle.aspire("p", {1: plus(1)})
+    since = lifecycle.states.now()
+    lifecycle.want("p", {})
+    lifecycle.aspire("p", {1: plus(1)})
+    assert lifecycle.states.wait(["p"], since) == {}
+    assert (states(lifecycle), predict(lifecycle)) == ([(1, "AVAILABLE")], 1)
+
+
 def test_swapping_loses_no_request(lifecycle):
     lifecycle.aspire("p", {1: plus(1)})
     stop, answers = threading.Event(), []
@@ -194,4 +325,4 @@ def test_swapping_loses_no_request(lifecycle):
 
 def test_an_unknown_model_has_no_versions(lifecycle):
     assert lifecycle.status("nope") == []
-    assert lifecycle.failures() == ""
+    assert lifecycle.names() == []

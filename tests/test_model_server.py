@@ -1,13 +1,15 @@
 """The server as a process: what only a process has, a command line, a port, signals and an exit code."""
 
 import contextlib
+import json
 import re
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from concurrent import futures
 from pathlib import Path
 
@@ -16,12 +18,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+)
 
-from serving import model_server, warmup
-from serving.flags import Flags
-from serving.servable import Servable
 from tests.small_models import plus, put
+from tests.standin import closed_address
 from vit22b.signature import WARMUP_FILE
 
 PROGRAM = Path(__file__).parent.parent / "serving" / "model_server.py"
@@ -31,9 +37,10 @@ class Process:
     """A running server; `lines` grows with its log."""
 
     def __init__(self, base_path, *flags):
-        command = [sys.executable, PROGRAM, "--model_name=p", f"--model_base_path={base_path}", *flags]
-        address = ["--port=0", "--bind_address=127.0.0.1"]
-        self.popen = subprocess.Popen([*command, *address], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.address = closed_address()
+        address = [f"--port={self.address.rpartition(':')[2]}", "--bind_address=127.0.0.1"]
+        command = [sys.executable, PROGRAM, "--model_name=p", f"--model_base_path={base_path}", *address, *flags]
+        self.popen = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.lines = []
         self._reader = threading.Thread(target=lambda: self.lines.extend(self.popen.stderr))
         self._reader.start()
@@ -80,14 +87,20 @@ def answer(response):
 
 
 def test_a_servers_life(tmp_path):
-    """An empty base path, a version, a swap under load, a broken version, SIGTERM with a request under way."""
-    base_path = tmp_path / "p"
+    """An empty base path, a version, a swap under load, a broken version, SIGTERM with requests under way."""
+    base_path, rest = tmp_path / "p", closed_address()
     base_path.mkdir()
-    with running(base_path, "--enable_grpc_healthcheck_service", "--max_num_load_retries=0") as process:
+    flags = ["--enable_grpc_healthcheck_service", "--max_num_load_retries=0", "--tensorflow_inter_op_parallelism=4"]
+    flags.append(f"--rest_api_port={rest.rpartition(':')[2]}")
+    with running(base_path, *flags) as process:
         process.wait_for("W repository.py:.* No versions of servable p found")
+        for address in (process.address, rest):  # closed until the model answers
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address.split(":"))
         put(plus(1), base_path, 1)
-        port = process.wait_for(r"Running gRPC ModelServer at 127.0.0.1:(\d+) \.\.\.").group(1)
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        process.wait_for(f"Running gRPC ModelServer at {process.address} \\.\\.\\.")
+        process.wait_for(f"Exporting HTTP/REST API at:{rest} \\.\\.\\.")
+        with grpc.insecure_channel(process.address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
@@ -96,33 +109,38 @@ def test_a_servers_life(tmp_path):
             process.wait_for(r"E .*Loading servable: \{name: p version: 3\} failed: NOT_FOUND: Specified file path")
             assert answer(stub.Predict(request(x=np.zeros(1, np.float32)))) == 2
 
-            slow = under_way(stub, tmp_path / "gate")
-            process.popen.send_signal(signal.SIGTERM)
-            assert [message.status for message in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
-            with pytest.raises(grpc.RpcError) as refused:
-                stub.Predict(request(x=np.zeros(1, np.float32)))
-            assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-            (tmp_path / "gate").touch()
-            assert answer(slow.result(timeout=60)) == 2
+            put(plus(3), tmp_path / "q", 1)
+            models = model_service_pb2_grpc.ModelServiceStub(channel)
+            models.HandleReloadConfigRequest(reload(p=base_path, q=tmp_path / "q"))
+            assert rest_predict(rest, "serving_default", [0.0], model="q") == {"outputs": [3.0]}
+
+            with futures.ThreadPoolExecutor(1) as pool:
+                slow = under_way(stub, tmp_path / "gate")
+                slow_rest = pool.submit(rest_predict, rest, "wait", str(tmp_path / "rest"))
+                eventually(tmp_path.joinpath("rest.waiting").exists)
+                process.popen.send_signal(signal.SIGTERM)
+                assert [message.status for message in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+                with pytest.raises(grpc.RpcError) as refused:
+                    stub.Predict(request(x=np.zeros(1, np.float32)))
+                assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+                (tmp_path / "gate").touch()
+                (tmp_path / "rest").touch()
+                assert answer(slow.result(timeout=60)) == 2
+                assert slow_rest.result(timeout=60) == {"outputs": 2.0}
         assert process.end() == (0, "")
 
 
-def test_a_byte_that_changed_is_told_with_the_versions_path_and_the_old_version_serves_on(tmp_path):
-    put(plus(1), tmp_path, 1)
-    broken = shutil.copytree(plus(2), tmp_path / "broken")
-    (data,) = (broken / "variables").glob("*.data-*")
-    content = data.read_bytes()
-    data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    with running(tmp_path, "--max_num_load_retries=0") as process:
-        port = process.wait_for(r"Running gRPC ModelServer at .*:(\d+) \.\.\.").group(1)
-        broken.rename(tmp_path / "2")
-        process.wait_for(f"E .*Cannot restore the variables of {tmp_path}/2: .*Checksum does not match")
-        process.wait_for(r"E .*Loading servable: \{name: p version: 2\} failed: DATA_LOSS: ")
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            assert answer(stub.Predict(request(x=np.zeros(1, np.float32)))) == 1
-        process.popen.send_signal(signal.SIGTERM)
-        assert process.end() == (0, "")
+def reload(**base_paths):
+    message = model_management_pb2.ReloadConfigRequest()
+    for name, path in base_paths.items():
+        message.config.model_config_list.config.add(name=name, base_path=str(path), model_platform="tensorflow")
+    return message
+
+
+def rest_predict(address, signature, inputs, model="p"):
+    body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
+    with urllib.request.urlopen(f"http://{address}/v1/models/{model}:predict", body, timeout=60) as response:
+        return json.load(response)
 
 
 def answers_during_swap(stub, base_path):
@@ -143,19 +161,23 @@ def answers_during_swap(stub, base_path):
 def under_way(stub, gate):
     """A call whose run has begun, and lasts until the gate exists."""
     call = stub.Predict.future(request("wait", gate=str(gate)))
+    eventually(gate.with_suffix(".waiting").exists)
+    return call
+
+
+def eventually(condition):
     deadline = time.monotonic() + 60
-    while not gate.with_suffix(".waiting").exists():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return call
 
 
 @pytest.mark.parametrize(("signals", "drain_seconds", "code"), [(1, 0.5, 0), (2, 600, -signal.SIGTERM)])
 def test_a_run_without_end_holds_it_up_for_the_grace_or_until_a_second_signal(tmp_path, signals, drain_seconds, code):
     put(plus(1), tmp_path, 1)
     with running(tmp_path, f"--drain_seconds={drain_seconds}") as process:
-        port = process.wait_for(r"Running gRPC ModelServer at .*:(\d+) \.\.\.").group(1)
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        process.wait_for("Running gRPC ModelServer at ")
+        with grpc.insecure_channel(process.address) as channel:
             endless = under_way(prediction_service_pb2_grpc.PredictionServiceStub(channel), tmp_path / "never")
             for _ in range(signals):
                 process.popen.send_signal(signal.SIGTERM)
@@ -181,39 +203,22 @@ def test_another_golden_answer_fails_the_start(tmp_path):
     )
 
 
-def test_a_version_whose_warm_up_fails_is_closed(monkeypatch):
-    closed = []
-
-    def defect(*_arguments, **_options):
-        raise RuntimeError("a defect")
-
-    close = Servable.close
-    monkeypatch.setattr(Servable, "close", lambda self: closed.append(self.version) or close(self))
-    monkeypatch.setattr(warmup, "warm_up", defect)
-    lifecycle = model_server._lifecycle(Flags(max_num_load_retries=0), threading.Event())
-    lifecycle.aspire("p", {1: plus(1)})
-    assert closed == [1]
-    assert lifecycle.status("p")[0].status.error_message == "RuntimeError: a defect"
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ([], "Failed to start server. Error: INVALID_ARGUMENT: --model_base_path is empty"),
-        (
-            ["--model_base_path=models/p"],
-            "Failed to start server. Error: INVALID_ARGUMENT: Expected model default to have an absolute path or URI",
-        ),
-    ],
-)
-def test_a_base_path_that_is_none_is_refused(flags, message):
+def run(*flags):
+    """A server that does not start: its exit code, and what it wrote on stdout and stderr."""
     ended = subprocess.run([sys.executable, PROGRAM, *flags], text=True, capture_output=True, check=False)
-    assert ended.returncode == 255
-    assert ended.stdout.startswith(message)
-    assert ended.stderr == ""
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_flags_that_contradict_each_other_are_told_on_stdout():
+    assert run("--port=0", "--model_base_path=/m") == (
+        255,
+        (
+            "Failed to start server. Error: INVALID_ARGUMENT: At least one of server_options.grpc_port or "
+            "server_options.grpc_socket_path must be set.\n"
+        ),
+        "",
+    )
 
 
 def test_an_unknown_flag_is_refused():
-    ended = subprocess.run([sys.executable, PROGRAM, "--prot=1"], text=True, capture_output=True, check=False)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "error: unknown flag --prot; the nearest known one is --port\n"
+    assert run("--prot=1") == (255, "", "error: unknown flag --prot; the nearest known one is --port\n")

@@ -88,6 +88,35 @@ def test_a_run_leaves_other_threads_running(tmp_path):
     waiting.close()
 
 
+def test_a_run_that_is_late_does_not_fail_those_that_the_graph_has_joined_it_with(tmp_path):
+    """The batching op runs both as one function, under the cancellation of the run that came last."""
+
+    def build():
+        @tf.nondifferentiable_batch_function(2, 2, 60_000_000, allowed_batch_sizes=[2], autograph=False)
+        def double(x):
+            matches = lambda *_: [tf.size(tf.io.matching_files(str(tmp_path / "gate")))]  # noqa: E731
+            (found,) = tf.while_loop(lambda found: tf.equal(found, 0), matches, [0])
+            return 2 * x * tf.cast(found, tf.float32)
+
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        with tf.control_dependencies([tf.io.write_file(tf.strings.format(f"{tmp_path}/came-{{}}", x[0]), "")]):
+            tf.identity(double(tf.identity(x)), name="y")
+
+    joining = runtime(build)
+    answers = []
+    patient = threading.Thread(target=lambda: answers.extend(joining.run({"x:0": np.ones(1, np.float32)}, ["y:0"])))
+    patient.start()
+    while not (tmp_path / "came-1").exists():
+        time.sleep(0.01)
+    time.sleep(0.1)  # from there it has one step to its place in the batch
+    threading.Timer(1.0, (tmp_path / "gate").touch).start()
+    with pytest.raises(tf.errors.DeadlineExceededError, match="Deadline Exceeded"):
+        joining.run({"x:0": np.full(1, 2, np.float32)}, ["y:0"], timeout=0.2)
+    patient.join()
+    assert [answer.tolist() for answer in answers] == [[2]]
+    joining.close()
+
+
 def test_closing_gives_the_memory_back():
     with tf.Graph().as_default() as graph:
         handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[2**25], shared_name="v")

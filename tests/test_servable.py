@@ -1,11 +1,18 @@
+import time
+from concurrent import futures
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import predict_pb2, regression_pb2
 
+from serving.batch_queue import Threads
+from serving.call import Call
 from serving.servable import Options, Servable
-from tests.small_models import plus, put
+from serving.server_config_pb2 import BatchingParameters
+from serving.session_batching import Batching
+from tests.small_models import half_plus, plus, put
 
 
 def request(signature="", **inputs):
@@ -36,8 +43,15 @@ def test_a_signature_without_inputs_answers(servable):
     assert not response.outputs["text"].tensor_shape.dim
 
 
-def test_a_signature_that_is_no_method_is_refused(servable):
+def test_a_signatures_method_is_checked_on_request():
+    loaded = Servable.load("m", 3, plus(3), Options(check_method=True))
     with pytest.raises(tf.errors.InternalError, match="Expected prediction signature method_name to be one of"):
+        loaded.predict(request("__saved_model_init_op"))
+    loaded.close()
+
+
+def test_a_signature_that_answers_nothing_cannot_be_fetched(servable):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Tried to fetch data for 'NoOp', which"):
         servable.predict(request("__saved_model_init_op"))
 
 
@@ -71,3 +85,49 @@ def test_a_file_is_no_version(tmp_path):
         "Error while attempting to reserve resources to load servable {name: p version: 2}: "
         f"{tmp_path}/2; Not a directory"
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (Call("Predict", "GRPC", gone=lambda: True), tf.errors.CancelledError),
+        (Call("Predict", "GRPC", deadline=time.monotonic() - 1), tf.errors.DeadlineExceededError),
+    ],
+)
+def test_what_nobody_waits_for_is_not_computed(servable, call, kind):
+    with pytest.raises(kind):
+        servable.predict(request(x=np.ones(1, np.float32)), call)
+    assert "run" not in call.seconds
+
+
+def test_the_deadline_ends_the_run(servable, tmp_path):
+    call = Call("Predict", "GRPC", deadline=time.monotonic() + 0.2)
+    with pytest.raises(tf.errors.DeadlineExceededError):
+        servable.predict(request("wait", gate=str(tmp_path / "never")), call)
+    assert call.seconds["run"] > 0
+
+
+def test_batching_is_of_all_methods():
+    threads = Threads(1)
+    seen = []
+    parameters = BatchingParameters(max_batch_size={"value": 2}, batch_timeout_micros={"value": 60_000_000})
+    batching = Batching(threads, parameters, observe=lambda *what: seen.append(what))
+    loaded = Servable.load("m", 1, half_plus(1), Options(batching=batching))
+    asked = regression_pb2.RegressionRequest(model_spec={"signature_name": "regress"})
+    asked.input.example_list.examples.add().features.feature["x"].float_list.value.append(2)
+    with futures.ThreadPoolExecutor(2) as pool:
+        predicted = list(pool.map(loaded.predict, 2 * [request(x=np.ones(1, np.float32))]))
+        regressed = list(pool.map(loaded.regress, 2 * [asked]))
+    assert [response.outputs["y"].float_val[:] for response in predicted] == [[2.5], [2.5]]
+    assert [response.result.regressions[0].value for response in regressed] == [3, 3]
+    assert [value for name, value, _labels in seen if name == "processed_batch_size"] == [2, 2]
+    loaded.close()
+    threads.close()
+
+
+def test_a_version_whose_batching_makes_no_sense_is_not_loaded():
+    threads = Threads(1)
+    batching = Batching(threads, BatchingParameters(max_batch_size={"value": 0}))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="max_batch_size must be positive; was 0"):
+        Servable.load("m", 1, plus(1), Options(batching=batching))
+    threads.close()

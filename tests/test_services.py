@@ -1,43 +1,30 @@
 import contextlib
-import importlib.util
-import json
+import queue
 import threading
 import time
 from concurrent import futures
-from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    classification_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
+from serving.answers import Answers
+from serving.desk import Desk
 from serving.lifecycle import Lifecycle, Retries
 from serving.servable import Options, Servable
 from serving.services import Health, Services, serve
 from tests.small_models import plus
 
-CONFORMANCE = Path(__file__).parent / "conformance"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
-
-
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, CONFORMANCE / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-def cases():
-    """The recorded answers that a server of unlabelled models over gRPC has to give."""
-    recorded = [json.loads(line) for line in (CONFORMANCE / "cases.jsonl").read_text().splitlines()]
-    return [
-        case
-        for case in recorded
-        if case.get("rpc") in ("Predict", "GetModelMetadata", "GetModelStatus")
-        and case["name"] not in ("predict label stable", "predict label canary")
-    ]
 
 
 def load(name, version, path):
@@ -45,13 +32,16 @@ def load(name, version, path):
 
 
 @contextlib.contextmanager
-def serving(models, *, max_calls=7, health=None):
+def serving(models, *, max_calls=7, health=None, desk=None, reload=None):
     """A real server on a real port, and a channel to it."""
     lifecycle = Lifecycle(load, Retries(count=0), threading.Event())
     for name, versions in models.items():
         lifecycle.aspire(name, versions)
     server, port = serve(
-        Services(lifecycle, max_calls), address="127.0.0.1:0", threads=max_calls + 1, health_service=health
+        Services(Answers(lifecycle), desk or Desk(), max_calls, reload),
+        address="127.0.0.1:0",
+        threads=max_calls + 1,
+        health_service=health,
     )
     limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=limits) as channel:
@@ -75,27 +65,13 @@ def channel():
         yield opened
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    root = tmp_path_factory.mktemp("conformance")
-    module("make_models").main(root)
-    half_plus = {version: root / "half_plus" / str(version) for version in (1, 2)}
-    with serving({"half_plus": half_plus, "tower": {1: root / "tower" / "1"}}) as opened:
-        yield opened
-
-
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case["name"])
-def test_it_answers_as_recorded_from_tensorflow_serving(recorded, case):
-    replay = module("replay")
-    answer = json.loads(json.dumps(replay.call_grpc(case, recorded)))
-    assert replay.same(answer, case["expect"]), answer
-
-
 @pytest.mark.parametrize(
     ("method", "content", "code"),
     [
         ("/tensorflow.serving.PredictionService/Nope", b"", grpc.StatusCode.UNIMPLEMENTED),
+        ("/tensorflow.serving.PredictionService/PredictStreamed", b"", grpc.StatusCode.UNIMPLEMENTED),
         ("/tensorflow.serving.SessionService/SessionRun", b"", grpc.StatusCode.UNIMPLEMENTED),
+        ("/tensorflow.serving.ModelService/HandleReloadConfigRequest", b"", grpc.StatusCode.UNIMPLEMENTED),
         ("/grpc.health.v1.Health/Check", b"", grpc.StatusCode.UNIMPLEMENTED),
         (PREDICT, b"\xff\xff", grpc.StatusCode.INTERNAL),
     ],
@@ -157,11 +133,80 @@ def test_calls_in_parallel_get_their_own_answers(channel):
         assert list(answers) == [i / 2 + 1 for i in range(60)]
 
 
+class Seen:
+    """An observer that keeps what it is told, and can hold a call up until its caller has gone."""
+
+    def __init__(self, *, hold=False):
+        self.began, self.ended = queue.SimpleQueue(), queue.SimpleQueue()
+        self._hold = hold
+
+    def begin(self, call):
+        self.began.put(call)
+        deadline = time.monotonic() + 30
+        while self._hold and not call.gone():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def end(self, call, status, _seconds):
+        self.ended.put((call, status))
+
+
+def test_a_call_says_what_grpc_knows_and_what_is_learnt():
+    seen = Seen()
+    with serving({"p": {1: plus(1)}}, desk=Desk(observers=[seen])) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        stub.Predict(request(x=np.zeros(3, np.float32)), timeout=60, metadata=[("x-request-id", "seven")])
+        stub.Predict(request("describe"))
+        with pytest.raises(grpc.RpcError):
+            stub.Classify(classification_pb2.ClassificationRequest(model_spec={"name": "q"}))
+    (first, ok), (second, _), (third, missing) = (seen.ended.get(timeout=30) for _ in range(3))
+    assert (first.api, first.entrypoint, first.id, first.metadata["x-request-id"]) == (
+        "Predict",
+        "GRPC",
+        "seven",
+        "seven",
+    )
+    assert first.peer.startswith("ipv4:127.0.0.1:")
+    assert (first.model, first.version, first.signature, first.rows) == ("p", 1, "serving_default", 3)
+    assert {"decode", "run", "encode"} <= first.seconds.keys()
+    assert 0 < first.remaining() <= 60
+    assert (second.remaining(), second.signature) == (None, "describe")
+    assert len(second.id) == 32 != third.id
+    assert (third.api, third.model, third.version) == ("Classify", "q", None)
+    assert (ok, missing) == ("OK", "NOT_FOUND")
+
+
+def test_a_call_whose_caller_has_gone_is_not_computed():
+    seen = Seen(hold=True)
+    with serving({"p": {1: plus(1)}}, desk=Desk(observers=[seen])) as channel:
+        call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future(request(x=np.float32([1])))
+        seen.began.get(timeout=30)
+        call.cancel()
+        ended, status = seen.ended.get(timeout=30)
+    assert status == "CANCELLED"
+    assert "run" not in ended.seconds
+
+
+def test_reload_is_passed_on():
+    def reload(asked):
+        if not asked.config.HasField("model_config_list"):
+            raise tf.errors.InvalidArgumentError(None, None, "no list")
+        return model_management_pb2.ReloadConfigResponse(status={"error_message": "done"})
+
+    with serving({}, reload=reload) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        asked = model_management_pb2.ReloadConfigRequest(config={"model_config_list": {}})
+        assert stub.HandleReloadConfigRequest(asked).status.error_message == "done"
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.HandleReloadConfigRequest(model_management_pb2.ReloadConfigRequest())
+        assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "no list")
+
+
 def test_a_port_that_is_taken_is_an_error():
     lifecycle = Lifecycle(load, Retries(), threading.Event())
-    first, port = serve(Services(lifecycle, 1), address="127.0.0.1:0", threads=2, health_service=None)
+    first, port = serve(Services(Answers(lifecycle), Desk(), 1), address="127.0.0.1:0", threads=2, health_service=None)
     with pytest.raises(OSError, match="cannot listen on"):
-        serve(Services(lifecycle, 1), address=f"127.0.0.1:{port}", threads=2, health_service=None)
+        serve(Services(Answers(lifecycle), Desk(), 1), address=f"127.0.0.1:{port}", threads=2, health_service=None)
     first.stop(None).wait()
 
 

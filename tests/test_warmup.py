@@ -6,7 +6,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving import warmup
 from serving.servable import Options, Servable
 from tests.manifests import manifest
-from tests.small_models import plus
+from tests.small_models import half_plus, plus
 from vit22b.signature import MANIFEST_FILE, WARMUP_FILE
 
 
@@ -78,6 +78,57 @@ def test_another_answer_fails_if_golden_answers_are_checked(servable, tmp_path, 
         warmup.warm_up(servable, tmp_path, check_golden=True)
 
 
+def of_examples(kind, signature, *, features=("x",)):
+    """A record of Classify or Regress, or of MultiInference with both."""
+    log = prediction_log_pb2.PredictionLog()
+    request = getattr(log, kind).request
+    if kind == "multi_inference_log":
+        for method in ("classify", "regress"):
+            task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+            task.model_spec.name, task.model_spec.signature_name = "another name", method
+    else:
+        request.model_spec.signature_name = signature
+    example = request.input.example_list.examples.add()
+    for name in features:
+        example.features.feature[name].float_list.value.append(2)
+    return log.SerializeToString()
+
+
+def test_records_of_every_method_are_replayed(tmp_path):
+    loaded = Servable.load("m", 1, half_plus(1), Options())
+    kinds = [("classify_log", "classify"), ("regress_log", "regress"), ("multi_inference_log", "")]
+    write(tmp_path, *[of_examples(*kind) for kind in kinds])
+    assert warmup.warm_up(loaded, tmp_path, check_golden=True) == 3
+    for kind in kinds:
+        write(tmp_path, of_examples(*kind, features=()))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Feature: x \\(data type: float\\) is required"):
+            warmup.warm_up(loaded, tmp_path)
+    loaded.close()
+
+
+def test_a_record_of_a_method_that_does_not_fit_fails_the_warm_up(servable, tmp_path):
+    write(tmp_path, of_examples("classify_log", "serving_default"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="No classification inputs found in SignatureDef: "):
+        warmup.warm_up(servable, tmp_path)
+
+
+def test_each_record_is_replayed_as_often_as_it_is_asked_for(tmp_path):
+    loaded = Servable.load("m", 1, plus(1), Options())
+    runs = []
+    run = loaded._runtime.run
+    loaded._runtime.run = lambda *what, **how: runs.append(what) or run(*what, **how)
+    write(tmp_path, line(), record("describe"))
+    assert warmup.warm_up(loaded, tmp_path, iterations=3) == 2
+    assert len(runs) == 6
+    loaded.close()
+
+
+def streamed():
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_streamed_log.SetInParent()
+    return log.SerializeToString()
+
+
 def session_run():
     log = prediction_log_pb2.PredictionLog()
     log.session_run_log.SetInParent()
@@ -94,6 +145,7 @@ def session_run():
             "Expects arg[0] to be float but int32 is provided",
         ),
         (session_run(), tf.errors.UnimplementedError, "Unsupported log_type for warmup: 5"),
+        (streamed(), tf.errors.UnimplementedError, "Unsupported log_type for warmup: 7"),
     ],
 )
 def test_a_request_that_fails_fails_the_warm_up(servable, tmp_path, content, kind, message):

@@ -1,0 +1,92 @@
+"""One request on its way through the server: what it asked, how long it may take, and where its time went.
+
+Between the wire and the answers on the way SavedModel -> server -> client: services.py and the REST handlers make a
+Call, desk.py lets it in and records it, answers.py fills in which version answered.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import tensorflow as tf
+
+
+def _here() -> bool:
+    return False
+
+
+@dataclasses.dataclass
+class Call:
+    """One request.
+
+    Attributes:
+        api: the method, as TensorFlow Serving names it: Predict, Classify, GetModelStatus; empty for a REST request
+            that names none, which is counted all the same.
+        entrypoint: "GRPC" or "REST".
+        id: the caller's request id, or one that the wire made.
+        peer: the caller's address.
+        metadata: the headers, by lower-case name.
+        deadline: at which the caller gives up, by time.monotonic(), in seconds; None for a caller that waits.
+        gone: whether the caller has gone already.
+        model, version, signature: what was asked, and then what answered.
+        examples: tf.Examples of the request, where the API counts them.
+        rows: of the batch that the request brings: the first dimension of its inputs; 0 where it is not known.
+        seconds: that were spent by stage: decode, queue, run, encode.
+        admin: whether it came in by the admin port.
+        user: whose key it came with; empty where no key was asked for.
+        began: when it came in, by time.perf_counter(), in seconds.
+        admitted: when desk.py let it in, by the same clock; None before.
+        spans: the stages one by one, as (stage, start, end), in nanoseconds since the epoch.
+    """
+
+    api: str
+    entrypoint: str
+    id: str = ""
+    peer: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    deadline: float | None = None
+    gone: Callable[[], bool] = _here
+    model: str = ""
+    version: int | None = None
+    signature: str = ""
+    examples: int = 0
+    rows: int = 0
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    admin: bool = False
+    user: str = ""
+    began: float = dataclasses.field(default_factory=time.perf_counter)
+    admitted: float | None = None
+    spans: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, negative behind it; None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def check(self) -> None:
+        """Ends a call that nobody waits for any more.
+
+        Raises:
+            tf.errors.CancelledError: the caller has gone.
+            tf.errors.DeadlineExceededError: the deadline has passed.
+        """
+        if self.gone():
+            raise tf.errors.CancelledError(None, None, "CANCELLED")
+        remaining = self.remaining()
+        if remaining is not None and remaining <= 0:
+            raise tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Adds time to a stage, which ends now."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        now = time.time_ns()
+        self.spans.append((stage, now - int(seconds * 1e9), now))
+
+    @contextlib.contextmanager
+    def spend(self, stage: str) -> Iterator[None]:
+        """Adds the time within to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - start)

@@ -1,0 +1,108 @@
+"""Which models a server is to have: a ModelServerConfig, checked before anything of it takes effect.
+
+Where the server begins on the way SavedModel -> [server] -> client. The configuration comes from the flags of one
+model, from --model_config_file or from a HandleReloadConfigRequest. Checks, their order and their texts are TensorFlow
+Serving's, which has done a part of what is asked before it finds the rest to be wrong; here it is all or nothing.
+"""
+
+import logging
+from collections.abc import Mapping
+
+import tensorflow as tf
+from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
+
+PLATFORM = "tensorflow"
+
+_UNSPECIFIED, _TENSORFLOW = model_server_config_pb2.MODEL_TYPE_UNSPECIFIED, model_server_config_pb2.TENSORFLOW
+
+logger = logging.getLogger(__name__)
+
+
+def one_model(name: str, base_path: str) -> ModelServerConfig:
+    """The configuration that --model_name and --model_base_path stand for."""
+    logger.info("Building single TensorFlow model file config:  model_name: %s model_base_path: %s", name, base_path)
+    config = ModelServerConfig()
+    config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
+    return config
+
+
+def check_list(config: ModelServerConfig, before: Mapping[str, ModelConfig]) -> dict[str, ModelConfig]:
+    """The models of a configuration by name, as far as names, paths and changes of platform go.
+
+    Args:
+        config: with a model_config_list.
+        before: the models that are served so far.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a name is there twice, a path is not absolute, a platform changes.
+    """
+    models: dict[str, ModelConfig] = {}
+    for model in config.model_config_list.config:
+        if model.name in models:
+            raise _invalid(f"Illegal to list model {model.name} multiple times in config list")
+        models[model.name] = model
+    for model in models.values():
+        _check_path(model)
+    for name in models.keys() & before.keys():
+        old, new = platform(before[name]), platform(models[name])
+        if old != new:
+            raise _invalid(
+                f"Illegal to change a model's platform. For model {name} platform was {old} and new platform requested "
+                f"is {new}"
+            )
+    return models
+
+
+def check_models(models: Mapping[str, ModelConfig]) -> None:
+    """What is checked of each model behind its labels.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a platform is missing or not TensorFlow's, or requests are to be logged.
+    """
+    for model in models.values():
+        asked = platform(model)
+        if asked != PLATFORM:
+            raise _invalid(f"Model {model.name} requests unsupported platform {asked}")
+    if any(model.HasField("logging_config") for model in models.values()):
+        raise _invalid("No request-logger-creator provided.")
+
+
+def platform(model: ModelConfig) -> str:
+    """The platform of a model, by whichever of its two fields.
+
+    Raises:
+        tf.errors.InvalidArgumentError: it has both, or none.
+    """
+    if model.model_type == _UNSPECIFIED:
+        if not model.model_platform:
+            raise _invalid(
+                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+                f"ModelServerConfig::model_platform, model name is {model.name}"
+            )
+        return model.model_platform
+    logger.warning("Deprecated ModelServerConfig::model_type field used. Prefer ModelServerConfig::model_platform.")
+    if model.model_platform:
+        raise _invalid(
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform, "
+            f"model name is {model.name}"
+        )
+    if model.model_type != _TENSORFLOW:
+        raise _invalid(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
+    return PLATFORM
+
+
+def _check_path(model: ModelConfig) -> None:
+    """A path is absolute, and of this host: the real server reads URIs of object stores too."""
+    path = model.base_path
+    if "://" in path:
+        raise _invalid(
+            f"Model {model.name} has the URI {path} as its base_path; expected the absolute path of a directory: "
+            "mount the store, or copy the versions to a disk"
+        )
+    if not path.startswith("/"):
+        raise _invalid(f"Expected model {model.name} to have an absolute path or URI; got base_path()={path}")
+
+
+def _invalid(text: str) -> tf.errors.InvalidArgumentError:
+    return tf.errors.InvalidArgumentError(None, None, text)

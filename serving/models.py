@@ -1,0 +1,236 @@
+"""The models of a server: what they are configured to be, and the threads that keep them so.
+
+The walk SavedModel -> [server] -> client from above: configuration.py checks what is asked for, repository.py looks
+for versions, lifecycle.py loads and unloads them, labels.py names them. Answers, codes and texts of a reload are
+TensorFlow Serving's; where it would wait for ever for a model whose directory is missing, this refuses at once.
+"""
+
+import dataclasses
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self
+
+import tensorflow as tf
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
+from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
+
+from serving import configuration, repository
+from serving.flags import Flags
+from serving.lifecycle import Lifecycle
+from serving.repository import Repository
+from serving.text_protos import read_text_proto
+
+MetricValues = Callable[[Sequence[str]], Mapping[str, int]]
+
+_LIST = "model_config_list"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How models are kept.
+
+    Attributes:
+        poll_seconds: between two looks at the file system; with 0 it is looked at once a configuration.
+        unavailable_labels: whether a new label may name a version that is not AVAILABLE.
+        load_threads: how many versions are loaded at once after the start; with 0 one thread does everything.
+        start_threads: the same during the start.
+    """
+
+    poll_seconds: float = 1
+    unavailable_labels: bool = False
+    load_threads: int = 0
+    start_threads: int = 4 * (os.cpu_count() or 1)
+
+    @classmethod
+    def of(cls, flags: Flags) -> Self:
+        """What the flags say."""
+        return cls(
+            flags.file_system_poll_wait_seconds,
+            flags.allow_version_labels_for_unavailable_models,
+            flags.num_load_threads,
+        )
+
+
+def first_configuration(flags: Flags) -> ModelServerConfig:
+    """What --model_config_file has, or the one model of --model_name and --model_base_path.
+
+    Raises:
+        tf.errors.OpError: the file cannot be read, or is no ModelServerConfig.
+    """
+    if flags.model_config_file:
+        return read_text_proto(flags.model_config_file, ModelServerConfig())
+    return configuration.one_model(flags.model_name, flags.model_base_path)
+
+
+class Models:
+    """Every model of a server."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        stop: threading.Event,
+        options: Options = Options(),
+        metric_values: MetricValues = lambda names: dict.fromkeys(names, 0),
+    ):
+        """No models yet.
+
+        Args:
+            lifecycle: loads and unloads.
+            stop: ends every thread and every wait; the lifecycle's too.
+            options: how models are kept.
+            metric_values: the counters that a reload may ask for by name; one that is unknown is 0.
+        """
+        self._lifecycle = lifecycle
+        self._stop = stop
+        self._options = options
+        self._metric_values = metric_values
+        self._repository = Repository(lifecycle.want, options.poll_seconds, stop)
+        self._one_at_a_time = threading.Lock()
+        self._models: dict[str, ModelConfig] | None = None
+        self._threads: list[threading.Thread] = []
+
+    def start(self, config: ModelServerConfig) -> None:
+        """Starts with a first configuration, and returns when each of its models answers.
+
+        A base path that is missing or holds no version is waited for, with a line in the log at every look.
+
+        Raises:
+            tf.errors.OpError: the configuration is refused; UNKNOWN: a model did not load; NOT_FOUND: there is no
+                version, and the file system is looked at once only; UNAVAILABLE: the server goes down.
+        """
+        self._run(self._lifecycle.manage, "manage")
+        self._run(self._repository.watch, "watch")
+        self._lifecycle.load_with(self._options.start_threads)
+        self._configure(config, self._required_at_start, "servable")
+        self._lifecycle.load_with(self._options.load_threads)
+
+    def configure(self, config: ModelServerConfig) -> None:
+        """Puts a configuration in the place of the one before, and returns when each model that is new answers.
+
+        A model that is left out is unloaded, a changed one follows at the next look; neither is waited for.
+
+        Raises:
+            tf.errors.OpError: what is asked for is refused, and nothing has changed; or, UNKNOWN, a new model did not
+                load.
+        """
+        self._configure(config, self._require, "model")
+
+    def reload(self, request: ReloadConfigRequest) -> ReloadConfigResponse:
+        """HandleReloadConfigRequest.
+
+        Raises:
+            tf.errors.OpError: as `configure`.
+        """
+        if request.config.WhichOneof("config") != _LIST:
+            raise tf.errors.InvalidArgumentError(
+                None,
+                None,
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+                "supported",
+            )
+        before = self._metric_values(request.metric_names)
+        try:
+            self.configure(request.config)
+        except tf.errors.OpError as error:
+            logger.error("ReloadConfig failed: %s", error.message)
+            raise
+        after = self._metric_values(request.metric_names)
+        response = ReloadConfigResponse()
+        response.status.SetInParent()
+        for name in after:
+            response.metric.add(name=name, int64_value_increase=after[name] - before[name])
+        return response
+
+    def follow_file(self, path: str, interval: float) -> None:
+        """Reads a configuration file every so many seconds from now on; what is wrong with it is logged."""
+
+        def follow() -> None:
+            while not self._stop.wait(interval):
+                try:
+                    config = read_text_proto(path, ModelServerConfig())
+                except tf.errors.OpError as error:
+                    logger.error("Failed to read ModelServerConfig file: %s", error.message)
+                    continue
+                try:
+                    self.configure(config)
+                except tf.errors.OpError as error:
+                    logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error.message)
+
+        self._run(follow, "configuration")
+
+    def close(self) -> None:
+        """Ends the threads; the models answer on."""
+        self._stop.set()
+        self._repository.wake()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _configure(
+        self, config: ModelServerConfig, require: Callable[[Iterable[ModelConfig]], None], noun: str
+    ) -> None:
+        with self._one_at_a_time:
+            if not self._is_a_list(config):
+                return
+            before = self._models or {}
+            models = configuration.check_list(config, before)
+            labels = self._lifecycle.labels.check(
+                models.values(), self._lifecycle.states, unavailable=self._options.unavailable_labels
+            )
+            configuration.check_models(models)
+            new = [models[name] for name in models if name not in before]
+            require(new)
+            since = self._lifecycle.states.now()
+            self._lifecycle.labels.set(labels)
+            self._models = models
+            for name in sorted(models):
+                if models[name] != before.get(name):
+                    logger.info(" (Re-)adding model: %s", name)
+            self._repository.follow(models.values())
+            self._wait_for(new, since, noun)
+
+    def _is_a_list(self, config: ModelServerConfig) -> bool:
+        """Whether a configuration lists models; an empty one as the first is none, and fine."""
+        kind = config.WhichOneof("config")
+        if kind == "custom_model_config":
+            raise tf.errors.InvalidArgumentError(
+                None, None, f"ModelServer does not yet support custom model config; expected {_LIST}"
+            )
+        if kind is None and self._models is not None:
+            text = "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+            raise tf.errors.FailedPreconditionError(None, None, f"{text}another.")
+        if kind is None:
+            logger.info("Taking no action for empty config.")
+        return kind == _LIST
+
+    def _wait_for(self, models: Iterable[ModelConfig], since: int, noun: str) -> None:
+        failed = self._lifecycle.states.wait([model.name for model in models], since)
+        if failed:
+            causes = "".join(
+                f"{{{{name: {name} version: {number}}} due to error: {status}}}, "
+                for (name, number), status in failed.items()
+            )
+            text = f"{len(failed)} {noun}(s) did not become available: {{{causes}}}"
+            raise tf.errors.UnknownError(None, None, text)
+
+    def _required_at_start(self, models: Iterable[ModelConfig]) -> None:
+        if not self._options.poll_seconds:
+            self._require(models)
+
+    def _require(self, models: Iterable[ModelConfig]) -> None:
+        """Refuses models that have no version on disk: to wait for them would hold up this reload and all after it."""
+        for model in models:
+            try:
+                found = repository.wanted(model)
+            except OSError as error:
+                raise tf.errors.NotFoundError(None, None, str(error)) from error
+            if not found:
+                raise tf.errors.NotFoundError(None, None, repository.nothing_found(model))

@@ -1,0 +1,248 @@
+"""Requests of one signature, run as one: what --enable_batching puts around a version's runtime.
+
+Between a loaded version (servable.py) and its runtime in the server. The rows of several requests are joined, the
+graph is run once, and each request gets its rows of the answer. There is no isolation: what fails, fails for all
+requests of a batch. Codes, texts and limits are TensorFlow Serving's; batch_queue.py has the waiting, batch_tensors.py
+the joining.
+"""
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import tensorflow as tf
+
+from serving import batch_tensors, tensors
+from serving.batch_queue import Limits, Queue, Threads
+from serving.call import Call
+from serving.runtime import Runtime
+from serving.server_config_pb2 import BatchingParameters
+from serving.text_protos import read_text_proto
+
+PARAMETERS_FILE = "batching_params.pbtxt"
+
+Observe = Callable[[str, float, Mapping[str, str]], None]
+
+logger = logging.getLogger(__name__)
+
+
+def _unobserved(_name: str, _value: float, _labels: Mapping[str, str]) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """What --enable_batching asks for, of every version that is loaded.
+
+    Attributes:
+        threads: that process the batches of all versions.
+        parameters: of --batching_parameters_file.
+        per_model: a version has the parameters of its own batching_params.pbtxt, and without one it is not batched.
+        observe: is told numbers under the names and labels that TensorFlow Serving has for them below
+            /tensorflow/serving/batching_session/: input_batch_size, processed_batch_size and padding_size in rows,
+            queuing_latency in microseconds, wrapped_run_count.
+    """
+
+    threads: Threads
+    parameters: BatchingParameters
+    per_model: bool = False
+    observe: Observe = _unobserved
+
+    def wrap(self, runtime: Runtime, path: Path) -> "SessionBatching | None":
+        """The batching of a version, or None for one that has none.
+
+        Raises:
+            tf.errors.OpError: the parameters cannot be read, or make no sense.
+        """
+        parameters = self.parameters
+        if self.per_model:
+            file = path / PARAMETERS_FILE
+            if not file.exists():
+                return None
+            parameters = read_text_proto(file, BatchingParameters())
+        return SessionBatching(runtime, self.threads, parameters, self.observe)
+
+
+class SessionBatching:
+    """Runs a version's graph for many requests at once."""
+
+    def __init__(
+        self, runtime: Runtime, threads: Threads, parameters: BatchingParameters, observe: Observe = _unobserved
+    ):
+        """No request waits yet.
+
+        Raises:
+            tf.errors.InvalidArgumentError: the parameters make no sense.
+        """
+        self._runtime = runtime
+        self._threads = threads
+        self._limits = Limits.of(parameters)
+        self._allowed = list(parameters.allowed_batch_sizes)
+        self._pad_shapes = parameters.pad_variable_length_inputs
+        self._observe = observe
+        self._queues: dict[tuple[frozenset[str], frozenset[str]], Queue[_Rows]] = {}
+        self._lock = threading.Lock()
+        largest = parameters.max_batch_size.value if parameters.HasField("max_batch_size") else Limits().task_rows
+        if self._allowed and self._allowed[-1] != largest:
+            raise tf.errors.InvalidArgumentError(
+                None,
+                None,
+                "Last entry in allowed_batch_sizes must match max_batch_size; "
+                f"last entry was {self._allowed[-1]}; expected {largest}",
+            )
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], call: Call | None = None
+    ) -> list[np.ndarray]:
+        """Runs the graph, with others that feed and fetch the same.
+
+        Args:
+            feeds: tensor name to array; the first dimension of all is the request's rows.
+            fetches: names of the tensors to answer.
+            call: that it is for. One whose caller has gone, or gives up, before its turn is not computed.
+
+        Returns:
+            An array a fetch, in their order, with the request's rows.
+
+        Raises:
+            tf.errors.OpError: with the code and the text that the caller gets.
+        """
+        rows = batch_tensors.rows(feeds)
+        for _ in feeds:
+            self._observe("input_batch_size", rows, {})
+        request = _Request(call)
+        request.parts = [_Rows(request, feeds, rows)]
+        self._queue(frozenset(feeds), frozenset(fetches)).put(request.parts[0])
+        answer = request.wait()
+        return [answer[name] for name in fetches]
+
+    def waiting(self) -> int:
+        """The rows that wait for their run."""
+        with self._lock:
+            return sum(queue.rows() for queue in self._queues.values())
+
+    def _queue(self, feeds: frozenset[str], fetches: frozenset[str]) -> "Queue[_Rows]":
+        with self._lock:
+            if (feeds, fetches) not in self._queues:
+                names = sorted(fetches)
+                queue = Queue(self._threads, self._limits, lambda batch: self._process(batch, names))
+                self._queues[feeds, fetches] = queue
+            return self._queues[feeds, fetches]
+
+    def _process(self, batch: "list[_Rows]", fetches: list[str]) -> None:
+        """Runs a batch, and tells its requests; whatever goes wrong, none of them is left waiting."""
+        now = time.perf_counter()
+        for part in batch:
+            part.take(now)
+            self._observe("queuing_latency", 1e6 * (now - part.request.entered), {"thread_pool_name": ""})
+        live = [part for part in batch if part.awaited()]
+        if not live:
+            return
+        try:
+            answers = self._run(live, fetches)
+        except tf.errors.OpError as error:
+            for part in live:
+                part.end(error)
+        except Exception as error:
+            logger.exception("A batch: a defect of the server")
+            for part in live:
+                part.end(tf.errors.InternalError(None, None, f"{type(error).__name__}: {error}"))
+        else:
+            for part, answer in zip(live, answers, strict=True):
+                part.answer = answer
+                part.end()
+
+    def _run(self, parts: "list[_Rows]", fetches: list[str]) -> list[dict[str, np.ndarray]]:
+        sizes = [part.rows for part in parts]
+        total = next((size for size in self._allowed if size >= sum(sizes)), sum(sizes))
+        extra = total - sum(sizes)
+        self._observe("padding_size", extra, {"execution_batch_size": str(total)})
+        self._observe("processed_batch_size", total, {})
+        feeds = batch_tensors.join([part.feeds for part in parts], extra=extra, pad_shapes=self._pad_shapes)
+        left = [part.request.remaining() for part in parts]
+        # One run for all of them: it may take as long as the most patient caller waits.
+        timeout = None if None in left else max(left)
+        self._observe("wrapped_run_count", 1, {})
+        values = self._runtime.run(feeds, fetches, timeout=timeout)
+        outputs = {name: tensors.as_array(value) for name, value in zip(fetches, values, strict=True)}
+        return batch_tensors.part(outputs, sizes, total)
+
+
+class _Request:
+    """A request that waits; its rows may run in several batches."""
+
+    def __init__(self, call: Call | None):
+        self.call = call
+        self.entered = time.perf_counter()
+        self.parts: list[_Rows] = []
+        self.error: tf.errors.OpError | None = None
+        self.taken = self.entered
+        self._done = threading.Event()
+
+    def remaining(self) -> float | None:
+        """Seconds that the caller still waits."""
+        return None if self.call is None else self.call.remaining()
+
+    def ended(self) -> None:
+        """One of its parts has."""
+        if all(part.over for part in self.parts):
+            self._done.set()
+
+    def wait(self) -> dict[str, np.ndarray]:
+        """The answer, by the name of the tensor."""
+        self._done.wait()
+        if self.call is not None:
+            self.call.add("run", time.perf_counter() - self.taken)
+        if self.error is not None:  # an exception of its own: the error is raised in the thread of every request
+            raise type(self.error)(None, None, self.error.message) from self.error
+        if len(self.parts) == 1:
+            return self.parts[0].answer
+        return {name: np.concatenate([part.answer[name] for part in self.parts]) for name in self.parts[0].answer}
+
+
+@dataclasses.dataclass(eq=False)
+class _Rows:
+    """Some rows of a request: what they feed, and what has become of them."""
+
+    request: _Request
+    feeds: Mapping[str, np.ndarray]
+    rows: int
+    answer: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    over: bool = False
+
+    def split(self, sizes: list[int]) -> list[Self]:
+        """The request's rows in parts of so many each."""
+        ends = np.cumsum(sizes).tolist()
+        self.request.parts = [
+            type(self)(self.request, {name: array[end - size : end] for name, array in self.feeds.items()}, size)
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+        return self.request.parts
+
+    def take(self, now: float) -> None:
+        """They have left the queue."""
+        if self is self.request.parts[0]:
+            self.request.taken = now
+            if self.request.call is not None:
+                self.request.call.add("queue", now - self.request.entered)
+
+    def awaited(self) -> bool:
+        """Whether they have to be computed; otherwise the request is told why not."""
+        call = self.request.call
+        if call is not None and call.gone():
+            self.end(tf.errors.CancelledError(None, None, "CANCELLED"))
+        elif (left := self.request.remaining()) is not None and left <= 0:
+            text = "Run() timeout exceeded while waiting in batching queue"
+            self.end(tf.errors.ResourceExhaustedError(None, None, text))
+        return not self.over
+
+    def end(self, error: tf.errors.OpError | None = None) -> None:
+        """Tells the request that there is an answer, or an error."""
+        self.request.error = self.request.error or error
+        self.over = True
+        self.request.ended()

@@ -1,0 +1,113 @@
+"""What became of every version that a server has had: what GetModelStatus shows and a reload waits for.
+
+Beside lifecycle.py on the way SavedModel -> [server] -> client. States, codes and texts are TensorFlow Serving's; a
+version that has ended stays in the list.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Collection
+
+import tensorflow as tf
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+
+@dataclasses.dataclass(frozen=True)
+class _Event:
+    moment: int
+    state: ModelVersionStatus.State
+    code: int
+    text: str
+
+
+class States:
+    """The last state of each version, and the order in which they came."""
+
+    def __init__(self, stop: threading.Event):
+        """Nothing yet; `stop` ends every wait."""
+        self._stop = stop
+        self._changed = threading.Condition()
+        self._moment = 0
+        self._events: dict[str, dict[int, _Event]] = {}
+
+    def publish(
+        self, name: str, number: int, state: ModelVersionStatus.State, error: tf.errors.OpError | None = None
+    ) -> None:
+        """Notes that a version has come to a state, by an error if it ended by one."""
+        with self._changed:
+            self._moment += 1
+            code, text = (0, "") if error is None else (error.error_code, error.message)
+            self._events.setdefault(name, {})[number] = _Event(self._moment, state, code, text)
+            self._changed.notify_all()
+
+    def names(self) -> list[str]:
+        """The models that have, or had, a version."""
+        with self._changed:
+            return sorted(self._events)
+
+    def of(self, name: str) -> list[ModelVersionStatus]:
+        """The state of every version of a model, the highest first; empty for a model that is not known."""
+        with self._changed:
+            events = sorted(self._events.get(name, {}).items(), reverse=True)
+        statuses = []
+        for number, event in events:
+            status = ModelVersionStatus(version=number, state=event.state)
+            status.status.error_code, status.status.error_message = event.code, event.text
+            status.status.SetInParent()
+            statuses.append(status)
+        return statuses
+
+    def available(self, name: str, number: int) -> bool:
+        """Whether a version is AVAILABLE."""
+        with self._changed:
+            event = self._events.get(name, {}).get(number)
+            return event is not None and event.state == ModelVersionStatus.AVAILABLE
+
+    def now(self) -> int:
+        """A moment to wait from."""
+        with self._changed:
+            return self._moment
+
+    def wait(self, names: Collection[str], since: int) -> dict[tuple[str, int], str]:
+        """Waits until a version of each model has become AVAILABLE or failed since a moment.
+
+        Of a model with several versions the highest that has come so far decides, as in TensorFlow Serving.
+
+        Returns:
+            The versions that failed, with their status as TensorFlow prints it.
+
+        Raises:
+            tf.errors.UnavailableError: the server goes down.
+        """
+        with self._changed:
+            while True:
+                decided = {name: self._decided(name, since) for name in sorted(names)}
+                if None not in decided.values():
+                    break
+                if self._stop.is_set():
+                    raise tf.errors.UnavailableError(None, None, "The server is going down")
+                self._changed.wait(timeout=0.1)  # notified by a state, but not when `stop` is set
+            return {
+                (name, number): f"{code_name(event.code)}: {event.text}"
+                for name, (number, event) in decided.items()
+                if event.state != ModelVersionStatus.AVAILABLE
+            }
+
+    def _decided(self, name: str, since: int) -> tuple[int, _Event] | None:
+        for number, event in sorted(self._events.get(name, {}).items(), reverse=True):
+            if event.moment > since and (event.state == ModelVersionStatus.AVAILABLE or event.code):
+                return number, event
+        return None
+
+
+def code_name(code: int) -> str:
+    """A status code as TensorFlow prints it: NOT_FOUND."""
+    return _CODES.get(code, "UNKNOWN")
+
+
+def status_text(error: tf.errors.OpError) -> str:
+    """A status as TensorFlow prints it: the code's name and the text."""
+    return f"{code_name(error.error_code)}: {error.message}"
+
+
+_CODES = {value: name for name, value in vars(tf.errors).items() if name.isupper() and isinstance(value, int)}

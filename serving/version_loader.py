@@ -1,0 +1,109 @@
+"""How a version is loaded: what the flags say of sessions, batching and warm-up, as one function.
+
+Between flags.py and lifecycle.py on the way SavedModel -> [server] -> client.
+"""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+
+from serving import saved_model, warmup
+from serving.batch_queue import Threads
+from serving.flags import Flags
+from serving.loading import Load, Retries
+from serving.monitoring import Monitoring
+from serving.servable import Options, Servable
+from serving.server_config_pb2 import BatchingParameters
+from serving.session_batching import Batching
+from serving.text_protos import read_text_proto
+
+_POOL = "model_server_batch_threads"
+
+
+def loader(options: Flags, monitoring: Monitoring) -> Load:
+    """What makes a version ready to answer, by the flags.
+
+    Raises:
+        tf.errors.OpError: a file that a flag names cannot be read, or makes no sense.
+    """
+    how = Options(
+        tags=frozenset(options.saved_model_tags.split(",")),
+        config=session_config(options),
+        as_tensor_content=options.enable_serialization_as_tensor_content,
+        check_method=options.enable_signature_method_name_check,
+        batching=_batching(options, monitoring),
+    )
+
+    def load(name: str, version: int, path: Path) -> Servable:
+        start = time.monotonic()
+        try:
+            loaded = Servable.load(name, version, path, how)
+        except tf.errors.OpError:
+            monitoring.loaded(str(path), "fail", time.monotonic() - start)
+            raise
+        monitoring.loaded(str(path), "success", time.monotonic() - start)
+        with contextlib.ExitStack() as undo:
+            undo.callback(loaded.close)
+            saved_model.warn_of_expiry(path)
+            if options.enable_model_warmup:
+                _warm_up(loaded, path, options, monitoring)
+            undo.pop_all()
+        return loaded
+
+    return load
+
+
+def retries(options: Flags) -> Retries:
+    """What is done when a load fails."""
+    return Retries(
+        options.max_num_load_retries,
+        max(0, options.load_retry_interval_micros) / 1e6,
+        vain=(warmup.GoldenError, saved_model.WindowError),
+    )
+
+
+def session_config(options: Flags) -> config_pb2.ConfigProto:
+    """Threads and devices of a session: the file of --tensorflow_session_config_file, and the flags over it.
+
+    Raises:
+        tf.errors.OpError: the file cannot be read.
+    """
+    config = config_pb2.ConfigProto()
+    if options.tensorflow_session_config_file:
+        read_text_proto(options.tensorflow_session_config_file, config)
+    config.gpu_options.per_process_gpu_memory_fraction = options.per_process_gpu_memory_fraction
+    # As there: either of the two flags leaves the other at automatic, not at --tensorflow_session_parallelism.
+    intra, inter = options.tensorflow_intra_op_parallelism, options.tensorflow_inter_op_parallelism
+    if intra <= 0 and inter <= 0:
+        intra = inter = options.tensorflow_session_parallelism
+    config.intra_op_parallelism_threads, config.inter_op_parallelism_threads = intra, inter
+    return config
+
+
+def _batching(options: Flags, monitoring: Monitoring) -> Batching | None:
+    if not options.enable_batching:
+        return None
+    parameters = BatchingParameters()
+    if options.batching_parameters_file:
+        read_text_proto(options.batching_parameters_file, parameters)
+    else:
+        parameters.thread_pool_name.value = _POOL
+    threads = parameters.num_batch_threads.value if parameters.HasField("num_batch_threads") else os.cpu_count() or 1
+    return Batching(
+        Threads(threads),
+        parameters,
+        per_model=options.enable_per_model_batching_parameters,
+        observe=monitoring.batched,
+    )
+
+
+def _warm_up(loaded: Servable, path: Path, options: Flags, monitoring: Monitoring) -> None:
+    start = time.monotonic()
+    iterations = max(1, options.num_request_iterations_for_warmup)
+    count = warmup.warm_up(loaded, path, check_golden=options.check_golden, iterations=iterations)
+    if count:
+        monitoring.warmed_up(str(path), "OK", time.monotonic() - start, count)

@@ -1,0 +1,351 @@
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import threading
+import time
+from concurrent import futures
+
+import pytest
+import trustme
+
+from serving import rest_server
+from serving.answers import Answers
+from serving.desk import Desk
+from serving.lifecycle import Lifecycle
+from serving.loading import Retries
+from serving.rest_server import Options
+from serving.servable import Options as ServableOptions
+from serving.servable import Servable
+from tests.small_models import plus
+
+BODY = b'{"instances":[1.0,2.0]}'
+ANSWER = b'{\n    "predictions": [1.5, 2.0\n    ]\n}'
+PREDICT = b"POST /v1/models/p:predict HTTP/1.1\r\nHost: h\r\n"
+REQUEST = PREDICT + b"Content-Length: 23\r\n\r\n" + BODY
+BAD_REQUEST = b"<HTML><HEAD>\n<TITLE>400 Bad Request</TITLE>\n</HEAD><BODY>\n<H1>Bad Request</H1>\n</BODY></HTML>\n"
+SECONDS = 30  # that anything is waited for
+
+
+@pytest.fixture(scope="module")
+def answers():
+    lifecycle = Lifecycle(
+        lambda name, version, path: Servable.load(name, version, path, ServableOptions()),
+        Retries(0),
+        threading.Event(),
+    )
+    lifecycle.aspire("p", {1: plus(1)})
+    yield Answers(lifecycle)
+    lifecycle.aspire("p", {})
+
+
+@contextlib.contextmanager
+def serving(answers, desk=None, **options):
+    server = rest_server.serve(answers, desk or Desk(), Options(host="127.0.0.1", **options))
+    try:
+        yield server
+    finally:
+        server.stop(0)
+
+
+@pytest.fixture(scope="module")
+def server(answers):
+    with serving(answers, threads=1, pages={"/metrics": lambda: ("text/plain", "é")}) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def connected(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as connection:
+        yield connection
+
+
+def read_answer(connection, method="GET"):
+    """One answer: its head, its body, and whether the connection ends with it."""
+    response = http.client.HTTPResponse(connection, method=method)
+    response.begin()
+    return response, response.read(), response.will_close
+
+
+def ask(server, request, method="GET"):
+    with connected(server) as connection:
+        connection.sendall(request)
+        return read_answer(connection, method)
+
+
+def post(server, body, path="/v1/models/p:predict", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    connection.request("POST", path, body=body if isinstance(body, bytes) else json.dumps(body), headers=headers)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, content
+
+
+def waiting(gate):
+    return {"signature_name": "wait", "inputs": {"gate": str(gate)}}
+
+
+def wait_for(path):
+    """Waits for a file, which the model writes."""
+    end = time.monotonic() + SECONDS
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_answer_has_the_real_servers_head(server):
+    with connected(server) as connection:
+        connection.sendall(REQUEST)
+        head, _, body = connection.recv(4096).partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 200 OK"
+    assert sorted(line.split(b":")[0] for line in lines[1:]) == [b"Content-Length", b"Content-Type", b"Date"]
+    assert b"Content-Type: application/json" in lines
+    assert body == ANSWER
+
+
+def test_a_connection_takes_request_after_request(server):
+    with connected(server) as connection:
+        connection.sendall(REQUEST * 3)
+        stream = connection.makefile("rb")
+        for _ in range(3):
+            assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
+            while stream.readline() != b"\r\n":
+                pass
+            assert stream.read(len(ANSWER)) == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "closes"),
+    [
+        (REQUEST, False),
+        (PREDICT + b"Connection: close\r\nContent-Length: 23\r\n\r\n" + BODY, True),
+        (REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"), True),
+        (REQUEST.replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n"), False),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n17\r\n" + BODY + b"\r\n0\r\n\r\n", False),
+        (REQUEST.replace(b"/v1", b"http://h/v1"), False),
+        (REQUEST.replace(b"Host: h", b"Host: h\r\nX-Long: " + b"a" * 100_000), False),
+        (REQUEST.replace(b"Host: h", b"Host: h\r\nContent-Type: image/png\r\nAccept-Encoding: gzip"), False),
+    ],
+)
+def test_the_forms_of_http_that_are_answered(server, request_bytes, closes):
+    response, body, will_close = ask(server, request_bytes)
+    assert (response.status, body, will_close) == (200, ANSWER, closes)
+
+
+def test_a_client_that_waits_is_told_to_go_on(server):
+    with connected(server) as connection:
+        connection.sendall(PREDICT + b"Expect: 100-continue\r\nContent-Length: 23\r\n\r\n")
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert read_answer(connection)[1] == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (PREDICT + b"Content-Length: abc\r\n\r\n", 400),
+        (PREDICT + b"Content-Length: -1\r\n\r\n", 400),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (PREDICT + b"Expect: nonsense\r\nContent-Length: 23\r\n\r\n" + BODY, 417),
+        (b"garbage\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01", 400),
+        (b"GET /v1/models/%zz HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET /v1/models/^ HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"FOO /v1/models/p HTTP/1.1\r\nHost: h\r\n\r\n", 501),
+        (b"TRACE /v1/models/p HTTP/1.1\r\nHost: h\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", 404),
+        (b"GET /v1 HTTP/1.1\r\nHost: h\r\n\r\n", 404),
+        (b"GET /metrics/ HTTP/1.1\r\nHost: h\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", 404),
+    ],
+)
+def test_what_is_not_for_the_api_gets_a_page_and_ends_the_connection(server, request_bytes, status):
+    response, body, will_close = ask(server, request_bytes)
+    assert (response.status, response.getheader("Content-Type"), will_close) == (status, "text/html", True)
+    assert response.getheader("Server") is None
+    assert body == BAD_REQUEST.replace(b"400", b"%d" % status).replace(b"Bad Request", response.reason.encode())
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_a_wrong_method_is_told_and_the_connection_goes_on(server, method):
+    response, body, will_close = ask(server, REQUEST.replace(b"POST", method.encode()), method)
+    assert (response.status, will_close) == (400, False)
+    assert json.loads(body) == {"error": f"Malformed request: {method} /v1/models/p:predict"}
+
+
+def test_head_has_the_status_of_a_wrong_method(server):
+    response, body, _ = ask(server, b"HEAD /v1/models/p HTTP/1.1\r\nHost: h\r\n\r\n", "HEAD")
+    assert (response.status, body) == (400, b"")
+
+
+def test_a_preflight_needs_an_origin(answers, server):
+    request = b"OPTIONS /v1/models/p HTTP/1.1\r\nHost: h\r\n%b\r\n"
+    for origin, status in ((b"Origin: https://o\r\n", 200), (b"", 400)):
+        response, body, _ = ask(server, request % origin, "OPTIONS")
+        assert (response.status, body) == (status, b"")
+        assert response.getheader("Content-Type") == "text/html; charset=ISO-8859-1"
+    with serving(answers, cors=True) as open_to_all:
+        preflight = ask(open_to_all, request % b"Origin: http://o\r\n", "OPTIONS")[0]
+        malformed = ask(open_to_all, b"GET /v1/ HTTP/1.1\r\nHost: h\r\n\r\n")[0]
+        outside = ask(open_to_all, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")[0]
+    for response in (preflight, malformed):
+        assert response.getheader("Access-Control-Allow-Origin") == "*"
+        assert response.getheader("Access-Control-Allow-Methods") == "POST, GET"
+        assert response.getheader("Access-Control-Allow-Headers") == "Content-Type"
+    assert outside.getheader("Access-Control-Allow-Origin") is None
+    assert ask(server, b"GET /v1/ HTTP/1.1\r\nHost: h\r\n\r\n")[0].getheader("Access-Control-Allow-Origin") is None
+
+
+def test_a_page_is_shown_to_any_method_at_its_very_path(server):
+    for method in ("GET", "POST", "OPTIONS"):
+        response, body, _ = ask(server, f"{method} /metrics HTTP/1.1\r\nHost: h\r\n\r\n".encode(), method)
+        assert (response.status, response.getheader("Content-Type"), body) == (200, "text/plain", "é".encode())
+    response, body, _ = ask(server, b"GET /metrics?a=1 HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert (response.status, response.getheader("Content-Type")) == (400, "text/plain")
+    assert body == b"Unexpected path: /metrics?a=1. Should be /metrics"
+
+
+def test_a_page_is_shown_while_every_thread_is_at_work(server, tmp_path):
+    with futures.ThreadPoolExecutor() as clients:
+        under_way = clients.submit(post, server, waiting(tmp_path / "gate"))
+        wait_for(tmp_path / "gate.waiting")
+        assert ask(server, b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")[0].status == 200
+        (tmp_path / "gate").touch()
+        assert under_way.result(SECONDS) == (200, b'{\n    "outputs": 1.0\n}')
+
+
+def test_a_request_that_takes_too_long_is_stopped(answers, tmp_path):
+    with serving(answers, timeout=0.3) as server:
+        status, body = post(server, waiting(tmp_path / "never"))
+    assert (status, body) == (504, b'{\n    "error": "Timed out waiting for notification"\n}')
+
+
+class Observed:
+    def __init__(self):
+        self.ended = {}
+        self.changed = threading.Condition()
+
+    def begin(self, call):
+        pass
+
+    def end(self, call, status, _seconds):
+        with self.changed:
+            self.ended[call.id] = status, "run" in call.seconds
+            self.changed.notify_all()
+
+    def wait_for(self, name):
+        with self.changed:
+            assert self.changed.wait_for(lambda: name in self.ended, SECONDS)
+            return self.ended[name]
+
+
+def test_nothing_is_computed_for_a_client_that_has_hung_up(answers, tmp_path):
+    observed = Observed()
+    with serving(answers, Desk(observers=[observed]), threads=1) as server, futures.ThreadPoolExecutor() as clients:
+        under_way = clients.submit(post, server, waiting(tmp_path / "gate"))
+        wait_for(tmp_path / "gate.waiting")
+        with connected(server) as connection:
+            connection.sendall(REQUEST.replace(b"Host: h", b"Host: h\r\nX-Request-Id: left"))
+            # It has been read once a later request of the same connection thread has been answered.
+            post(server, b"", path="/nowhere")
+        post(server, b"", path="/nowhere")
+        (tmp_path / "gate").touch()
+        assert under_way.result(SECONDS)[0] == 200
+        assert observed.wait_for("left") == ("CANCELLED", False)
+
+
+def test_a_body_that_is_cut_short_gets_no_answer_and_does_no_harm(server, caplog):
+    with connected(server) as connection:
+        connection.sendall(PREDICT + b"Content-Length: 50\r\n\r\n" + BODY)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(4096) == b""
+    assert post(server, BODY) == (200, ANSWER)
+    assert not caplog.records
+
+
+def test_a_large_body_is_answered(server):
+    status, body = post(server, {"instances": [[0.5] * 1000] * 500, "signature_name": "nope"})
+    assert (status, json.loads(body)["error"]) == (
+        400,
+        'Serving signature name: "nope" not found in signature def',
+    )
+    status, body = post(server, {"instances": [2.0] * 500_000})
+    assert (status, json.loads(body)["predictions"]) == (200, [2.0] * 500_000)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_beyond_the_limit_is_refused(answers, chunked):
+    with serving(answers, max_body_bytes=22) as server:
+        body = PREDICT + b"Transfer-Encoding: chunked\r\n\r\n17\r\n" + BODY + b"\r\n0\r\n\r\n" if chunked else REQUEST
+        response, content, will_close = ask(server, body)
+    assert (response.status, will_close) == (413, True)
+    assert json.loads(content) == {"error": "Received message larger than max (23 vs. 22)"}
+
+
+def test_many_clients_get_answers_of_their_own(server):
+    with futures.ThreadPoolExecutor(16) as clients:
+        bodies = [json.dumps({"instances": [float(number)]}).encode() for number in range(64)]
+        answered = list(clients.map(lambda body: post(server, body), bodies))
+    expected = [[number / 2 + 1.0] for number in range(64)]
+    assert [json.loads(body)["predictions"] for _, body in answered] == expected
+
+
+def test_a_stop_waits_for_what_is_under_way_and_takes_no_more(answers, tmp_path):
+    server = rest_server.serve(answers, Desk(), Options(host="127.0.0.1"))
+    with futures.ThreadPoolExecutor() as clients, connected(server) as idle, connected(server) as slow:
+        slow.sendall(PREDICT + b"Expect: 100-continue\r\nContent-Length: 23\r\n\r\n")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 100")  # its body is still to come
+        under_way = clients.submit(post, server, waiting(tmp_path / "gate"))
+        wait_for(tmp_path / "gate.waiting")
+        stopping = clients.submit(server.stop, SECONDS)
+        assert idle.recv(1) == b""  # a connection without a request is closed at once
+        with pytest.raises(ConnectionError):
+            socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS)
+        assert not stopping.done()
+        slow.sendall(BODY)
+        assert read_answer(slow)[1:] == (ANSWER, True)
+        (tmp_path / "gate").touch()
+        assert under_way.result(SECONDS)[0] == 200
+        stopping.result(SECONDS)
+
+
+def test_a_stop_does_not_wait_longer_than_its_grace(answers, tmp_path):
+    server = rest_server.serve(answers, Desk(), Options(host="127.0.0.1"))
+    with futures.ThreadPoolExecutor() as clients:
+        under_way = clients.submit(post, server, waiting(tmp_path / "gate"))
+        wait_for(tmp_path / "gate.waiting")
+        server.stop(0.1)
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            under_way.result(SECONDS)
+    (tmp_path / "gate").touch()
+
+
+def test_a_port_that_is_taken_is_an_error(answers, server):
+    with pytest.raises(OSError, match="in use"):
+        rest_server.serve(answers, Desk(), Options(host="127.0.0.1", port=server.port))
+    with pytest.raises(ValueError, match="0 threads for REST; expected 1 or more"):
+        rest_server.serve(answers, Desk(), Options(threads=0))
+
+
+def test_without_a_host_it_listens_on_every_interface(answers):
+    server = rest_server.serve(answers, Desk(), Options())
+    for host in ("127.0.0.1", "::1") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
+        with socket.create_connection((host, server.port), timeout=SECONDS) as connection:
+            connection.sendall(REQUEST)
+            assert read_answer(connection)[1] == ANSWER
+    server.stop(0)
+
+
+def test_it_speaks_tls_if_it_is_given_a_context(answers):
+    authority = trustme.CA()
+    context, trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(trust)
+    with serving(answers, ssl_context=context) as server:
+        connection = http.client.HTTPSConnection("localhost", server.port, timeout=SECONDS, context=trust)
+        connection.request("POST", "/v1/models/p:predict", body=BODY)
+        assert connection.getresponse().read() == ANSWER
+        connection.close()
