@@ -92,9 +92,11 @@ def test_a_run_that_is_late_does_not_fail_those_that_the_graph_has_joined_it_wit
     """The batching op runs both as one function, under the cancellation of the run that came last."""
 
     def build():
+        pattern = tf.compat.v1.placeholder(tf.string, [], name="gate")
+
         @tf.nondifferentiable_batch_function(2, 2, 60_000_000, allowed_batch_sizes=[2], autograph=False)
         def double(x):
-            matches = lambda *_: [tf.size(tf.io.matching_files(str(tmp_path / "gate")))]  # noqa: E731
+            matches = lambda *_: [tf.size(tf.io.matching_files(pattern))]  # noqa: E731
             (found,) = tf.while_loop(lambda found: tf.equal(found, 0), matches, [0])
             return 2 * x * tf.cast(found, tf.float32)
 
@@ -103,15 +105,19 @@ def test_a_run_that_is_late_does_not_fail_those_that_the_graph_has_joined_it_wit
             tf.identity(double(tf.identity(x)), name="y")
 
     joining = runtime(build)
-    answers = []
-    patient = threading.Thread(target=lambda: answers.extend(joining.run({"x:0": np.ones(1, np.float32)}, ["y:0"])))
+    gate, answers = np.array(str(tmp_path / "gate").encode(), object), []
+
+    def run(x, timeout=None):
+        return joining.run({"x:0": np.full(1, x, np.float32), "gate:0": gate}, ["y:0"], timeout=timeout)
+
+    patient = threading.Thread(target=lambda: answers.extend(run(1)))
     patient.start()
     while not (tmp_path / "came-1").exists():
         time.sleep(0.01)
     time.sleep(0.1)  # from there it has one step to its place in the batch
     threading.Timer(1.0, (tmp_path / "gate").touch).start()
     with pytest.raises(tf.errors.DeadlineExceededError, match="Deadline Exceeded"):
-        joining.run({"x:0": np.full(1, 2, np.float32)}, ["y:0"], timeout=0.2)
+        run(2, timeout=0.2)
     patient.join()
     assert [answer.tolist() for answer in answers] == [[2]]
     joining.close()
