@@ -227,7 +227,7 @@ def test_the_average_is_taken_where_there_is_one_unless_told_otherwise(averaged,
 
 def test_without_an_average_the_parameters_are_taken(written):
     assert load(written[0]).weights == "params"
-    with pytest.raises(ValueError, match=r"checkpoints/3 has no ema: it was written with other settings"):
+    with pytest.raises(ValueError, match=r"checkpoints/3 has no ema: the run that wrote it kept none"):
         load(written[0], weights="ema")
 
 

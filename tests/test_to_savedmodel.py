@@ -141,7 +141,7 @@ def test_a_checkpoint_without_model_json_is_refused_by_name(tuned, tmp_path, run
         ),
         (["--numerics_images", "photos"], "--numerics_images: these weights are not measured, since they are float32"),
         (["--weights", "int8", "--numerics_images", "no-such"], "no-such is missing; expected a folder of images"),
-        (["--weights_from", "ema"], "has no ema: it was written with other settings"),
+        (["--weights_from", "ema"], "has no ema: the run that wrote it kept none"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(flags, message, tuned, tmp_path, run_program, capsys):
