@@ -99,17 +99,26 @@ compatibility: setup ## verify the demo's version on older TensorFlows; writes b
 conformance: setup ## answer what was recorded from TensorFlow Serving, gRPC and REST, as it did
 	$(BIN)/python benchmarks/conformance.py
 
+FUZZ_REQUESTS ?= 20000
+
+.PHONY: fuzz
+fuzz: setup ## send the server FUZZ_REQUESTS mutated requests, gRPC and REST; none may crash, hang or change another's answer
+	$(BIN)/python benchmarks/fuzz.py --requests $(FUZZ_REQUESTS)
+
 SOAK_KILLS ?= 6
+SOAK_SECONDS ?= 180
 
 .PHONY: soak
-soak: setup ## kill a training run SOAK_KILLS times at random moments; it has to go on bit for bit
+soak: setup ## kill a training run SOAK_KILLS times: it goes on bit for bit; load a server for SOAK_SECONDS: it loses nothing
 	$(BIN)/python benchmarks/soak.py --kills $(SOAK_KILLS)
+	$(BIN)/python benchmarks/soak_serving.py --seconds $(SOAK_SECONDS)
 
 .PHONY: bench
-bench: setup ## time the train step, the input pipeline and the export; writes build/bench/
+bench: setup ## time the train step, the input pipeline, the export and the server; writes build/bench/
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/serving.py
 
 .PHONY: lint
 lint: setup ## format, lint and types, as the pre-commit hooks run them

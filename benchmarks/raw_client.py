@@ -7,6 +7,7 @@ lack of one. Users have vit22b/client.py.
 
 import dataclasses
 import http.client
+import select
 import socket
 from collections.abc import Mapping
 from concurrent import futures
@@ -26,6 +27,7 @@ _OPTIONS = (
 # UNAVAILABLE is the server's word where a queue of the graph is full; all else that has this code, the client's gRPC
 # says of a connection that is gone.
 _FULL = "queue"
+_A_MOMENT = 0.5  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +91,21 @@ class Http:
         self._patience = patience
         self._socket: socket.socket | None = None
 
-    def send(self, content: bytes, method: str = "POST") -> Reply:
+    def send(self, content: bytes, method: str = "POST", *, whole: bool = True) -> Reply:
         """Sends bytes, a request or not, and waits for one answer.
 
         Args:
             content: as `request` makes it.
             method: that it has; an answer to HEAD would have no body.
+            whole: whether it is a whole request. Where it may be none, and the server waits for the rest, it is told
+                after a moment that there is no more.
         """
         try:
             if self._socket is None:
                 self._socket = socket.create_connection(self._address, self._patience)
             self._socket.sendall(content)
+            if not whole and not select.select([self._socket], [], [], _A_MOMENT)[0]:
+                self._socket.shutdown(socket.SHUT_WR)
             return self._read(method)
         except (OSError, http.client.HTTPException) as error:
             self.close()

@@ -5,14 +5,15 @@ that what is proven and measured is what users run.
 """
 
 import dataclasses
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[1]
@@ -47,13 +48,21 @@ class ServerProcess:
         start_seconds: from the start of the process until both ports were open, which is when every model is AVAILABLE.
     """
 
-    def __init__(self, flags: Sequence[str], log: Path, patience: float = 300.0):
+    def __init__(
+        self,
+        flags: Sequence[str],
+        log: Path,
+        *,
+        patience: float = 300.0,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ):
         """Starts it.
 
         Args:
             flags: besides the ports.
             log: file to write.
             patience: seconds that its models may take to load.
+            environment: variables besides those of this process.
 
         Raises:
             ServerError: it has ended, or takes longer.
@@ -66,7 +75,10 @@ class ServerProcess:
         begin = time.perf_counter()
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, str(_PROGRAM), *ports, *flags], stdout=file, stderr=subprocess.STDOUT
+                [sys.executable, str(_PROGRAM), *ports, *flags],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
             )
         try:
             self._wait_until_open(begin + patience)

@@ -7,12 +7,14 @@ import collections
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 
 from benchmarks.raw_client import LOST, Reply
 from benchmarks.traffic import Ask
 
 _FULL = frozenset({"RESOURCE_EXHAUSTED", "429"})
+_LATE = frozenset({"DEADLINE_EXCEEDED", "CANCELLED"})  # the second where the server's gRPC was first to see it
 _KEPT = 10  # of each kind of failure, in words
 _ON_THE_WAY = 0.25  # seconds before SIGTERM that a request may have been sent, and not have come in
 
@@ -76,6 +78,7 @@ class Tally:
         abandoned: that the client gave up on purpose: it hung up, or its deadline passed.
         refused_at_the_end: that came too late, after SIGTERM.
         failed: numbers of requests by API, code, and whether it was expected.
+        slowest: seconds that the slowest answer has taken, by API.
         details: in words, the first of those that are not as they should be.
     """
 
@@ -84,17 +87,19 @@ class Tally:
         self.terminated: float | None = None
         self.sent = self.answered = self.wrong = self.lost = self.abandoned = self.refused_at_the_end = 0
         self.failed: collections.Counter[tuple[str, str, bool]] = collections.Counter()
+        self.slowest: dict[str, float] = {}
         self.details: list[str] = []
         self._lock = threading.Lock()
 
     def record(self, sent: Sent, reply: Reply) -> None:
         """Counts a request with what it got."""
-        wrong = self._wrong(sent, reply)
+        seconds, wrong = time.monotonic() - sent.began, self._wrong(sent, reply)
         with self._lock:
             self.sent += 1
+            self.slowest[sent.api] = max(self.slowest.get(sent.api, 0.0), seconds)
             if reply.code == LOST:
                 self._lose(sent, reply)
-            elif sent.hasty and reply.code == "DEADLINE_EXCEEDED":
+            elif sent.hasty and reply.code in _LATE:
                 self.abandoned += 1
             elif wrong:
                 self.wrong += 1

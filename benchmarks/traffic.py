@@ -1,19 +1,17 @@
-"""Requests to a served model, each with what it has to be answered: the golden answers of the version that answers.
+"""Requests to a served model, each with what it has to be answered.
 
-The end of the walk SavedModel -> server -> client, seen from outside. The requests are those that two versions of
-random_model.py bring for their warm-up, over gRPC and as the JSON of REST, and some that have to be refused.
+The end of the walk SavedModel -> server -> [client], seen from outside: golden_answers.py over gRPC and over REST, in
+every API that they fit, and requests that have to be refused while their neighbours are answered.
 """
 
 import base64
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import (
@@ -21,17 +19,15 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     predict_pb2,
-    prediction_log_pb2,
 )
 
+from benchmarks.golden_answers import Arrays, Golden
 from benchmarks.raw_client import MODEL, PREDICTION, request
 from vit22b import signature, wire_pb2
-from vit22b.difference import difference
 from vit22b.tensors import from_wire
 
-Arrays = Mapping[str, npt.NDArray[Any]]
 _PREDICT = PREDICTION + "Predict"
-_BATCH_TOO_LARGE = 1000
+_TOO_MANY = 1000  # rows, more than any version takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Ask:
     Attributes:
         name: what it is, for the report.
         path: gRPC's method; empty for REST.
-        content: of the message; or the whole request of HTTP.
+        content: the message; or the whole request of HTTP.
         code: that it has to be answered with, as in raw_client.Reply.
         wrong: what is wrong with an answer, "" if nothing is.
         spec: whether a version can be asked for by `pinned`.
@@ -54,6 +50,12 @@ class Ask:
     wrong: Callable[[bytes], str] = lambda _content: ""
     spec: bool = False
 
+    def pinned(self, version: int) -> bytes:
+        """The content, with the version asked for."""
+        message = predict_pb2.PredictRequest.FromString(self.content)
+        message.model_spec.version.value = version
+        return message.SerializeToString()
+
     def other_version(self, content: bytes, version: int | None) -> str:
         """What is wrong where a version was asked for, and another one answers."""
         if version is None:
@@ -61,171 +63,117 @@ class Ask:
         answered = wire_pb2.PredictResponse.FromString(content).model_spec.version.value
         return "" if answered == version else f"version {version} was asked for, and {answered} answers"
 
-    def pinned(self, version: int) -> bytes:
-        """The content, with the version asked for."""
-        message = predict_pb2.PredictRequest.FromString(self.content)
-        message.model_spec.version.value = version
-        return message.SerializeToString()
-
-
-@dataclasses.dataclass(frozen=True)
-class Golden:
-    """A request of the warm-up, and its answer by version: of the odd numbers, and of the even ones."""
-
-    request: predict_pb2.PredictRequest
-    answers: tuple[Arrays, Arrays]
-
-    def of(self, version: int) -> Arrays:
-        """The answer of a version."""
-        return self.answers[(version + 1) % 2]
-
-
-def golden(odd: Path, even: Path) -> list[Golden]:
-    """What two versions of the same signatures bring."""
-    found = []
-    for one, other in zip(_logs(odd), _logs(even), strict=True):
-        answers = [
-            {name: tf.make_ndarray(proto) for name, proto in log.response.outputs.items()} for log in (one, other)
-        ]
-        found.append(Golden(one.request, (answers[0], answers[1])))
-    return found
-
-
-def _logs(version: Path) -> Iterator[prediction_log_pb2.PredictLog]:
-    for record in tf.data.TFRecordDataset(str(version / signature.WARMUP_FILE)):
-        yield prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log
-
 
 def asks(model: str, goldens: Sequence[Golden]) -> list[Ask]:
-    """All of them, each with its answer."""
-    found = [_status(model), _metadata(model), *_rest_pages(model)]
-    for each in goldens:
-        found.append(_predict(each))
-        if each.request.inputs:
-            found.append(_rest_predict(model, each))
-        if each.request.model_spec.signature_name == signature.CLASSIFY_EXAMPLES:
-            found += _classify(model, each)
-        if each.request.model_spec.signature_name == signature.EMBED_IMAGE_EACH:
-            found.append(_one_bad_image(each))
-    return found + refused(model, goldens)
+    """All of them."""
+    found = [_status(model), _metadata(model), *_pages(model)]
+    for golden in goldens:
+        found.append(_predict(model, golden))
+        if golden.inputs:
+            found.append(_rest_predict(model, golden))
+        if golden.signature == signature.CLASSIFY_EXAMPLES:
+            found += _classify(model, golden)
+        if golden.signature == signature.EMBED_IMAGE_EACH:
+            found.append(_one_bad_image(model, golden))
+    return found + _refused(model, goldens)
 
 
-def refused(model: str, goldens: Sequence[Golden]) -> list[Ask]:
-    """Requests that a server has to refuse, while it answers their neighbours."""
-    images = next(
-        each.request for each in goldens if each.request.model_spec.signature_name == signature.SERVING_DEFAULT
+def slow(model: str, goldens: Sequence[Golden], side: int) -> list[Ask]:
+    """Requests that take a while, because their image is large: one over gRPC, one over REST."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "PNG", compress_level=1)
+    golden, image = (
+        _one(goldens, signature.SERVING_DEFAULT),
+        {signature.IMAGE_BYTES: np.array([file.getvalue()], object)},
     )
-    pixels = next(each.request for each in goldens if each.request.model_spec.signature_name == signature.EMBED_PIXELS)
-    good = images.inputs[signature.IMAGE_BYTES].string_val[0]
+    return [
+        Ask("large image", _PREDICT, golden.request(model, **image).SerializeToString()),
+        Ask("REST large image", "", _rest(model, golden.body(**image)), "200"),
+    ]
+
+
+def _refused(model: str, goldens: Sequence[Golden]) -> list[Ask]:
+    images, pixels = _one(goldens, signature.SERVING_DEFAULT), _one(goldens, signature.EMBED_PIXELS)
+    good = images.inputs[signature.IMAGE_BYTES][0]
     found = []
-    for name, image in (("cut image", good[: len(good) // 2]), ("no image", b"no image"), ("empty image", b"")):
-        bad = changed(images, **{signature.IMAGE_BYTES: np.array([image], object)})
-        found.append(Ask(name, _PREDICT, bad.SerializeToString(), "INVALID_ARGUMENT"))
-        body = {"inputs": [{"b64": base64.b64encode(image).decode()}]}
-        found.append(Ask(f"REST {name}", "", _rest(model, body), "400"))
-    shape = tf.make_ndarray(pixels.inputs[signature.PIXELS]).shape[1:]
-    large = changed(pixels, **{signature.PIXELS: np.zeros((_BATCH_TOO_LARGE, *shape), np.uint8)})
-    unknown = changed(pixels)
-    unknown.model_spec.signature_name = "nope"
-    nobody = changed(pixels)
-    nobody.model_spec.name = "nobody"
+    for name, content in (("cut image", good[: len(good) // 2]), ("no image", b"no image"), ("empty image", b"")):
+        image = {signature.IMAGE_BYTES: np.array([content], object)}
+        found.append(Ask(name, _PREDICT, images.request(model, **image).SerializeToString(), "INVALID_ARGUMENT"))
+        found.append(Ask(f"REST {name}", "", _rest(model, images.body(**image)), "400"))
+    shape = pixels.inputs[signature.PIXELS].shape[1:]
+    large = pixels.request(model, **{signature.PIXELS: np.zeros((_TOO_MANY, *shape), np.uint8)})
+    unknown = dataclasses.replace(pixels, signature="nope")
     return [
         *found,
         Ask("large batch", _PREDICT, large.SerializeToString(), "INVALID_ARGUMENT"),
-        Ask("unknown signature", _PREDICT, unknown.SerializeToString(), "FAILED_PRECONDITION"),
-        Ask("unknown model", _PREDICT, nobody.SerializeToString(), "NOT_FOUND"),
+        Ask("unknown signature", _PREDICT, unknown.request(model).SerializeToString(), "FAILED_PRECONDITION"),
+        Ask("unknown model", _PREDICT, pixels.request("nobody").SerializeToString(), "NOT_FOUND"),
         Ask("REST unknown model", "", _rest("nobody", {"inputs": [1]}), "404"),
         Ask("REST no JSON", "", request("POST", f"/v1/models/{model}:predict", b"{"), "400"),
     ]
 
 
-def slow(model: str, goldens: Sequence[Golden], side: int) -> list[Ask]:
-    """Requests that take a while, because their images are large: one over gRPC, one over REST."""
-    file = io.BytesIO()
-    Image.new("RGB", (side, side)).save(file, "PNG", compress_level=1)
-    images = next(
-        each.request for each in goldens if each.request.model_spec.signature_name == signature.SERVING_DEFAULT
-    )
-    content = changed(images, **{signature.IMAGE_BYTES: np.array([file.getvalue()], object)}).SerializeToString()
-    body = {"inputs": [{"b64": base64.b64encode(file.getvalue()).decode()}]}
-    return [Ask("large image", _PREDICT, content), Ask("REST large image", "", _rest(model, body), "200")]
+def _one(goldens: Sequence[Golden], name: str) -> Golden:
+    """The golden request of a signature with one row."""
+    return next(golden for golden in goldens if golden.signature == name and golden.rows == 1)
 
 
-def changed(message: predict_pb2.PredictRequest, **inputs: npt.NDArray[Any]) -> predict_pb2.PredictRequest:
-    """A copy with other inputs."""
-    copy = predict_pb2.PredictRequest()
-    copy.CopyFrom(message)
-    for name, value in inputs.items():
-        copy.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    return copy
+def _answer(content: bytes) -> tuple[int, Arrays]:
+    """The version and the outputs of a PredictResponse."""
+    response = wire_pb2.PredictResponse.FromString(content)
+    return response.model_spec.version.value, {name: from_wire(each) for name, each in response.outputs.items()}
 
 
-def _predict(of: Golden) -> Ask:
+def _predict(model: str, golden: Golden) -> Ask:
+    content = golden.request(model).SerializeToString()
+    return Ask(golden.name, _PREDICT, content, wrong=lambda content: golden.wrong(*_answer(content)), spec=True)
+
+
+def _one_bad_image(model: str, golden: Golden) -> Ask:
+    """The last image is none, which must not change the others' answers: its own are zeros."""
+    images = np.array([*golden.inputs[signature.IMAGE_BYTES][:-1], b"no image"], object)
+    content = golden.request(model, **{signature.IMAGE_BYTES: images}).SerializeToString()
+
+    def blank(answers: Arrays) -> Arrays:
+        return {name: np.concatenate([value[:-1], np.zeros_like(value[-1:])]) for name, value in answers.items()}
+
+    expected = dataclasses.replace(golden, odd=blank(golden.odd), even=blank(golden.even))
+    name = f"{golden.name} with a bad one"
+    return Ask(name, _PREDICT, content, wrong=lambda content: expected.wrong(*_answer(content)), spec=True)
+
+
+def _rest_predict(model: str, golden: Golden) -> Ask:
     def wrong(content: bytes) -> str:
-        response = wire_pb2.PredictResponse.FromString(content)
-        outputs = {name: from_wire(tensor) for name, tensor in response.outputs.items()}
-        return difference(of.of(response.model_spec.version.value), outputs).problem
+        outputs = json.loads(content)["outputs"]  # of all outputs, if there are several; it does not say its version
+        named = outputs if isinstance(outputs, dict) else dict.fromkeys(golden.odd, outputs)
+        return golden.wrong_of_either(
+            {name: np.asarray(named[name], value.dtype) for name, value in golden.odd.items()}
+        )
 
-    return Ask(_name(of.request), _PREDICT, of.request.SerializeToString(), wrong=wrong, spec=True)
-
-
-def _one_bad_image(of: Golden) -> Ask:
-    """The golden images with one more that is none, which must not change their answers."""
-    images = [*of.request.inputs[signature.IMAGE_BYTES].string_val[:-1], b"no image"]
-    content = changed(of.request, **{signature.IMAGE_BYTES: np.array(images, object)}).SerializeToString()
-
-    def wrong(content: bytes) -> str:
-        response = wire_pb2.PredictResponse.FromString(content)
-        expected = {name: value.copy() for name, value in of.of(response.model_spec.version.value).items()}
-        for value in expected.values():
-            value[-1] = 0
-        return difference(expected, {name: from_wire(tensor) for name, tensor in response.outputs.items()}).problem
-
-    return Ask(f"{_name(of.request)} with a bad one", _PREDICT, content, wrong=wrong, spec=True)
+    return Ask(f"REST {golden.name}", "", _rest(model, golden.body()), "200", wrong)
 
 
-def _rest_predict(model: str, of: Golden) -> Ask:
-    spec, inputs = of.request.model_spec, {name: _json(proto) for name, proto in of.request.inputs.items()}
-    aliases = sorted(of.answers[0])
-
-    def wrong(content: bytes) -> str:
-        outputs = json.loads(content)["outputs"]
-        # The answer has every output that there is, and does not say which version it is of.
-        named = outputs if isinstance(outputs, dict) else {aliases[0]: outputs}
-        problems = []
-        for expected in of.answers:
-            got = {name: _array(named[name], expected[name].dtype) for name in expected}
-            problems.append(difference(expected, got).problem)
-        return "" if "" in problems else " and ".join(problems)
-
-    body = {"signature_name": spec.signature_name, "inputs": inputs}
-    return Ask(f"REST {_name(of.request)}", "", _rest(model, body), "200", wrong)
-
-
-def _classify(model: str, of: Golden) -> list[Ask]:
+def _classify(model: str, golden: Golden) -> list[Ask]:
     """The Classify API, over both wires."""
-    examples = [tf.train.Example.FromString(value) for value in of.request.inputs[signature.EXAMPLES].string_val]
-    message = classification_pb2.ClassificationRequest(model_spec=of.request.model_spec)
+    examples = [tf.train.Example.FromString(value) for value in golden.inputs[signature.EXAMPLES]]
+    message = classification_pb2.ClassificationRequest(model_spec=golden.request(model).model_spec)
     message.input.example_list.examples.extend(examples)
     images = [each.features.feature[signature.IMAGE_BYTES].bytes_list.value[0] for each in examples]
-    body = {
-        "signature_name": signature.CLASSIFY_EXAMPLES,
-        "examples": [{signature.IMAGE_BYTES: {"b64": base64.b64encode(image).decode()}} for image in images],
-    }
+    rows = [{signature.IMAGE_BYTES: {"b64": base64.b64encode(image).decode()}} for image in images]
+
+    def scores(values: list[list[float]]) -> Arrays:
+        return {signature.SCORES: np.array(values, np.float32)}
 
     def wrong(content: bytes) -> str:
         response = classification_pb2.ClassificationResponse.FromString(content)
-        scores = [[each.score for each in row.classes] for row in response.result.classifications]
-        got = {signature.SCORES: np.array(scores, np.float32)}
-        return difference(of.of(response.model_spec.version.value), got).problem
+        found = [[each.score for each in row.classes] for row in response.result.classifications]
+        return golden.wrong(response.model_spec.version.value, scores(found))
 
     def rest_wrong(content: bytes) -> str:
-        rows = json.loads(content)["results"]
-        got = {signature.SCORES: np.array([[score for _, score in row] for row in rows], np.float32)}
-        problems = [difference(answer, got).problem for answer in of.answers]
-        return "" if "" in problems else " and ".join(problems)
+        return golden.wrong_of_either(scores([[score for _, score in row] for row in json.loads(content)["results"]]))
 
-    name = f"classify {len(examples)}"
+    name = f"classify {golden.rows}"
+    body = {"signature_name": golden.signature, "examples": rows}
     return [
         Ask(name, PREDICTION + "Classify", message.SerializeToString(), wrong=wrong),
         Ask(f"REST {name}", "", _rest(model, body, "classify"), "200", rest_wrong),
@@ -256,7 +204,7 @@ def _metadata(model: str) -> Ask:
     return Ask("metadata", PREDICTION + "GetModelMetadata", message.SerializeToString(), wrong=wrong)
 
 
-def _rest_pages(model: str) -> list[Ask]:
+def _pages(model: str) -> list[Ask]:
     def lacks(text: bytes) -> Callable[[bytes], str]:
         return lambda content: "" if text in content else f"{text!r} is not in it"
 
@@ -271,21 +219,3 @@ def _rest_pages(model: str) -> list[Ask]:
 
 def _rest(model: str, body: Mapping[str, Any], method: str = "predict") -> bytes:
     return request("POST", f"/v1/models/{model}:{method}", json.dumps(body).encode())
-
-
-def _json(proto: Any) -> Any:
-    """A tensor as REST takes it."""
-    array = tf.make_ndarray(proto)
-    if array.dtype == object:
-        return [{"b64": base64.b64encode(value).decode()} for value in array.ravel().tolist()]
-    return array.tolist()
-
-
-def _array(value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """A tensor as REST answers it."""
-    return np.asarray(value, dtype)
-
-
-def _name(message: predict_pb2.PredictRequest) -> str:
-    sizes = [proto.tensor_shape.dim[0].size for proto in message.inputs.values()]
-    return " ".join([message.model_spec.signature_name, *map(str, sizes)])

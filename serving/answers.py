@@ -6,11 +6,10 @@ tf.errors.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -23,7 +22,7 @@ from tensorflow_serving.apis import (
 from serving import multi_inference, predict_wire
 from serving.call import Call
 from serving.lifecycle import Lifecycle
-from serving.prediction import DEFAULT_SIGNATURE, Answered, Asked
+from serving.prediction import DEFAULT_SIGNATURE, Asked
 from serving.servable import Servable
 
 
@@ -40,38 +39,35 @@ class Answers:
 
     def predict(self, asked: Asked, call: Call) -> bytes:
         """Predict: runs a signature. The response is serialised; predict_wire.py parses requests for it."""
-        with self._servable(_spec_of(asked), call) as servable:
+        with self.servable(_spec_of(asked), call) as servable:
             answered = servable.answer(asked, call)
             with call.spend("encode"):
                 return predict_wire.serialize(answered, as_content=servable.options.as_tensor_content)
 
-    def answer(self, asked: Asked, call: Call) -> Answered:
-        """Predict, for a wire that has a form of its own for inputs and outputs."""
-        with self._servable(_spec_of(asked), call) as servable:
-            return servable.answer(asked, call)
-
-    def inputs(self, spec: model_pb2.ModelSpec, call: Call) -> Mapping[str, meta_graph_pb2.TensorInfo]:
-        """The inputs of a signature by alias, for a wire whose requests do not say their dtypes."""
+    @contextlib.contextmanager
+    def servable(self, spec: model_pb2.ModelSpec, call: Call) -> Iterator[Servable]:
+        """The version to run a signature of, for a wire that has a form of its own for inputs and outputs."""
+        call.signature = spec.signature_name or DEFAULT_SIGNATURE
         with self._lease(spec, call) as servable:
-            return servable.inputs(spec.signature_name)
+            yield servable
 
     def classify(
         self, request: classification_pb2.ClassificationRequest, call: Call
     ) -> classification_pb2.ClassificationResponse:
         """Classify: classes and scores of every Example."""
-        with self._servable(_required_spec(request), call) as servable:
+        with self.servable(_required_spec(request), call) as servable:
             return servable.classify(request, call)
 
     def regress(self, request: regression_pb2.RegressionRequest, call: Call) -> regression_pb2.RegressionResponse:
         """Regress: a value of every Example."""
-        with self._servable(_required_spec(request), call) as servable:
+        with self.servable(_required_spec(request), call) as servable:
             return servable.regress(request, call)
 
     def multi_inference(
         self, request: inference_pb2.MultiInferenceRequest, call: Call
     ) -> inference_pb2.MultiInferenceResponse:
         """MultiInference: several classify and regress signatures of one model, in one run."""
-        with self._servable(multi_inference.spec(request), call) as servable:
+        with self.servable(multi_inference.spec(request), call) as servable:
             return servable.multi_inference(request, call)
 
     def get_model_metadata(
@@ -107,13 +103,6 @@ class Answers:
         if not statuses:
             raise tf.errors.NotFoundError(None, None, f"Could not find any versions of model {spec.name}")
         return get_model_status_pb2.GetModelStatusResponse(model_version_status=statuses)
-
-    @contextlib.contextmanager
-    def _servable(self, spec: model_pb2.ModelSpec, call: Call) -> Iterator[Servable]:
-        """The version to run a signature of."""
-        call.signature = spec.signature_name or DEFAULT_SIGNATURE
-        with self._lease(spec, call) as servable:
-            yield servable
 
     @contextlib.contextmanager
     def _lease(self, spec: model_pb2.ModelSpec, call: Call) -> Iterator[Servable]:

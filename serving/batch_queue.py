@@ -61,7 +61,7 @@ class Limits:
         """The limits that --batching_parameters_file asks for.
 
         Raises:
-            tf.errors.InvalidArgumentError: a value makes no sense. TensorFlow Serving crashes at all of these.
+            tf.errors.InvalidArgumentError: a value makes no sense. TensorFlow Serving crashes at some of these.
         """
         task_rows = _value(parameters, "max_batch_size", _DEFAULT_SIZE)
         micros = _value(parameters, "batch_timeout_micros", 0)
@@ -179,7 +179,7 @@ class Queue(Generic[T]):
             self._threads.add(self)
 
     def rows(self) -> int:
-        """That wait."""
+        """How many rows wait."""
         with self._threads.changed:
             return sum(map(_rows, self._batches))
 

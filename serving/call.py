@@ -11,6 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
+LONGEST = 256  # characters that are kept of what a client names: a model, an id, a signature
+
+
+def cut(text: str) -> str:
+    """So much of a client's text as logs, metrics and traces keep."""
+    return text[:LONGEST]
+
 
 def _here() -> bool:
     return False
@@ -32,11 +39,12 @@ class Call:
         model, version, signature: what was asked, and then what answered.
         examples: tf.Examples of the request, where the API counts them.
         rows: of the batch that the request brings: the first dimension of its inputs; 0 where it is not known.
-        seconds: that were spent by stage: decode, queue, run, encode.
+        seconds: that were spent by stage: receive, queue, decode, run, encode.
         admin: whether it came in by the admin port.
         user: whose key it came with; empty where no key was asked for.
         began: when it came in, by time.perf_counter(), in seconds.
         admitted: when desk.py let it in, by the same clock; None before.
+        refused: whether it ended unserved, because of a limit, its key or its bytes.
         spans: the stages one by one, as (stage, start, end), in nanoseconds since the epoch.
     """
 
@@ -57,6 +65,7 @@ class Call:
     user: str = ""
     began: float = dataclasses.field(default_factory=time.perf_counter)
     admitted: float | None = None
+    refused: bool = False
     spans: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
 
     def remaining(self) -> float | None:
@@ -70,11 +79,11 @@ class Call:
             tf.errors.CancelledError: the caller has gone.
             tf.errors.DeadlineExceededError: the deadline has passed.
         """
+        remaining = self.remaining()
+        if remaining is not None and remaining <= 0:  # first, since at its deadline gRPC takes a caller for gone
+            raise tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")
         if self.gone():
             raise tf.errors.CancelledError(None, None, "CANCELLED")
-        remaining = self.remaining()
-        if remaining is not None and remaining <= 0:
-            raise tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")
 
     def add(self, stage: str, seconds: float) -> None:
         """Adds time to a stage, which ends now."""

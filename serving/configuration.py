@@ -13,6 +13,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 PLATFORM = "tensorflow"
+LIST = "model_config_list"
 
 _UNSPECIFIED, _TENSORFLOW = model_server_config_pb2.MODEL_TYPE_UNSPECIFIED, model_server_config_pb2.TENSORFLOW
 
@@ -25,6 +26,25 @@ def one_model(name: str, base_path: str) -> ModelServerConfig:
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
     return config
+
+
+def is_list(config: ModelServerConfig, *, first: bool) -> bool:
+    """Whether a configuration lists models; an empty one is none, and fine if it is the first.
+
+    Raises:
+        tf.errors.InvalidArgumentError: it is of another kind.
+        tf.errors.FailedPreconditionError: it is empty, and not the first.
+    """
+    kind = config.WhichOneof("config")
+    if kind == "custom_model_config":
+        text = f"ModelServer does not yet support custom model config; expected {LIST}"
+        raise tf.errors.InvalidArgumentError(None, None, text)
+    if kind is None and not first:
+        text = "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+        raise tf.errors.FailedPreconditionError(None, None, f"{text}another.")
+    if kind is None:
+        logger.info("Taking no action for empty config.")
+    return kind == LIST
 
 
 def check_list(config: ModelServerConfig, before: Mapping[str, ModelConfig]) -> dict[str, ModelConfig]:

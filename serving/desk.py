@@ -48,7 +48,7 @@ class Desk:
 
         Args:
             call: the request.
-            answer: what is done for it, once it is its turn.
+            answer: what is done for it.
 
         Raises:
             tf.errors.OpError: what the caller gets in place of the answer.
@@ -57,8 +57,7 @@ class Desk:
             self.admit(call)
         status = tf.errors.INTERNAL  # what the caller sees of a defect of ours
         try:
-            with _Turn(self.admission if call.api in _WORK else None, call):
-                result = answer()
+            result = self._work(call, answer)
             status = tf.errors.OK
             return result
         except tf.errors.OpError as error:
@@ -68,13 +67,13 @@ class Desk:
             self._end(call, status)
 
     def admit(self, call: Call) -> None:
-        """Refuses a call, or gives it a place in the queue, and returns at once.
+        """Refuses a call, or gives it a place, and returns at once.
 
-        `serve` does this too. It is for a wire that queues calls before a thread serves them: what has been admitted
-        has to be served or dropped.
+        `serve` does this too. It is for a wire that knows of a call before its body is there, or that queues calls
+        until a thread is free: what has been admitted has to be served, refused or dropped.
 
         Raises:
-            tf.errors.OpError: UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED.
+            tf.errors.OpError: UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED. The call has ended.
         """
         for observer in self._observers:
             observer.begin(call)
@@ -83,13 +82,36 @@ class Desk:
             if call.api in _WORK:
                 self.admission.enter()
         except tf.errors.OpError as error:
+            call.refused = True
             self._tell(call, error.error_code)
             raise
         call.admitted = time.perf_counter()
 
+    def refuse(self, call: Call, error: tf.errors.OpError) -> None:
+        """Keeps account of a call that the wire refuses, be it admitted or not; `error` is what the caller gets."""
+        call.refused = True
+        if call.admitted is not None:
+            self._end(call, error.error_code)
+            return
+        for observer in self._observers:
+            observer.begin(call)
+        self._tell(call, error.error_code)
+
     def drop(self, call: Call) -> None:
         """Gives up a call that was admitted and will not be served, because its caller has gone."""
         self._end(call, tf.errors.CANCELLED)
+
+    def _work(self, call: Call, answer: Callable[[], T]) -> T:
+        if call.api not in _WORK:
+            return answer()
+        arrived = (call.admitted or call.began) + call.seconds.get("receive", 0.0)
+        call.add("queue", max(0.0, time.perf_counter() - arrived))
+        call.check()
+        self.admission.begin()
+        try:
+            return answer()
+        finally:
+            self.admission.done()
 
     def _end(self, call: Call, status: int) -> None:
         if call.api in _WORK:
@@ -100,24 +122,3 @@ class Desk:
         seconds = time.perf_counter() - call.began
         for observer in self._observers:
             observer.end(call, code_name(status), seconds)
-
-
-class _Turn:
-    """The time in which a call is worked on; entering waits for it."""
-
-    def __init__(self, admission: Admission | None, call: Call):
-        self._admission = admission
-        self._call = call
-
-    def __enter__(self) -> None:
-        call = self._call
-        if self._admission is None:
-            return
-        try:
-            self._admission.wait(call)
-        finally:
-            call.add("queue", time.perf_counter() - (call.admitted or call.began))
-
-    def __exit__(self, *_raised: object) -> None:
-        if self._admission is not None:
-            self._admission.done()

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import difflib
 import logging
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -44,9 +43,7 @@ class Flags:
     rest_api_timeout_in_ms: int = _flag(30_000, "milliseconds that a REST request may take")
     rest_api_enable_cors_support: bool = _flag(False, "answer REST requests with CORS headers")
     grpc_channel_arguments: str = _flag("", "arguments of the gRPC server: name=value,name=value")
-    grpc_max_threads: int = _flag(
-        4 * _CORES, "threads of the gRPC server; one takes requests in, the others answer them"
-    )
+    grpc_max_threads: int = _flag(4 * _CORES, "one more than the gRPC calls at once; a call beyond them is refused")
     enable_grpc_healthcheck_service: bool = _flag(False, "serve grpc.health.v1.Health")
     use_alts_credentials: bool = _flag(False, "open the gRPC port with Google's ALTS")
     ssl_config_file: str = _flag("", "text file of an SSLConfig: open the gRPC port with TLS")
@@ -226,27 +223,31 @@ def _unknown(argument: str) -> str:
     return f"unknown flag --{name}; the nearest known one is --{near[0]}"
 
 
+_PORT = (0, 65535, "0 to 65535")
+_SOME = (1, sys.float_info.max, "1 or more")
+_ANY = (0, sys.float_info.max, "0 or more")
+_BOUNDS: dict[str, tuple[float, float, str]] = {
+    "port": _PORT,
+    "rest_api_port": _PORT,
+    "admin_port": _PORT,
+    "grpc_max_threads": (2, sys.float_info.max, "2 or more, since one takes requests in"),
+    "rest_api_num_threads": _SOME,
+    "rest_api_timeout_in_ms": _SOME,
+    "max_pending": _SOME,
+    "file_system_poll_wait_seconds": _ANY,
+    "model_config_file_poll_wait_seconds": _ANY,
+    "num_load_threads": _ANY,
+    "num_unload_threads": _ANY,
+    "drain_seconds": _ANY,
+    "max_message_bytes": (0, 2**31 - 1, "0 to 2147483647, which is gRPC's own bound"),
+    "per_process_gpu_memory_fraction": (0, 1, "0 to 1"),
+}
+
+
 def _check(flags: Flags) -> None:
-    for name in ("port", "rest_api_port", "admin_port"):
-        if not 0 <= getattr(flags, name) <= 65535:
-            _refuse(f"--{name} is {getattr(flags, name)}; expected 0 to 65535")
-    if flags.grpc_max_threads < 2:
-        _refuse(f"--grpc_max_threads is {flags.grpc_max_threads}; expected 2 or more, since one takes requests in")
-    for name in ("rest_api_num_threads", "rest_api_timeout_in_ms", "max_pending"):
-        if getattr(flags, name) < 1:
-            _refuse(f"--{name} is {getattr(flags, name)}; expected 1 or more")
-    for name in (
-        "file_system_poll_wait_seconds",
-        "model_config_file_poll_wait_seconds",
-        "num_load_threads",
-        "num_unload_threads",
-        "drain_seconds",
-        "max_message_bytes",
-    ):
-        if not 0 <= getattr(flags, name) < math.inf:
-            _refuse(f"--{name} is {getattr(flags, name)}; expected 0 or more")
-    if not 0 <= flags.per_process_gpu_memory_fraction <= 1:
-        _refuse(f"--per_process_gpu_memory_fraction is {flags.per_process_gpu_memory_fraction}; expected 0 to 1")
+    for name, (least, most, expected) in _BOUNDS.items():
+        if not least <= getattr(flags, name) <= most:
+            _refuse(f"--{name} is {getattr(flags, name)}; expected {expected}")
     if flags.request_log not in ("", "json"):
         _refuse(f"--request_log is {flags.request_log!r}; expected json")
 

@@ -9,7 +9,7 @@ import logging
 
 import tensorflow as tf
 
-from serving.call import Call
+from serving.call import Call, cut
 from serving.keys import KeyFile
 
 RELOAD = "HandleReloadConfigRequest"
@@ -26,7 +26,8 @@ class Guard:
         Args:
             keys: every call needs one of these, or of admin_keys.
             admin_keys: the reload call needs one of these.
-            admin_port: the reload call is answered on the admin port alone.
+            admin_port: the reload call is answered on the admin port alone. There it needs a key of admin_keys, or
+                without such a file one of keys.
         """
         self._keys = keys
         self._admin_keys = admin_keys
@@ -55,9 +56,10 @@ class Guard:
             call.user = self._holder(call)
             if self._admin_keys.holder(_key(call)) is None:
                 raise _denied(f"{RELOAD} needs a key of --admin_keys_file")
-        elif self._keys is not None and not call.admin:
+        elif self._keys is not None:
             call.user = self._holder(call)
-            raise _denied(f"{RELOAD} needs an admin key, and this server has none; start it with --admin_keys_file")
+            if not call.admin:
+                raise _denied(f"{RELOAD} needs an admin key, and this server has none; start it with --admin_keys_file")
 
     def _holder(self, call: Call) -> str:
         key = _key(call)
@@ -89,9 +91,9 @@ def _record(call: Call, error: tf.errors.OpError) -> None:
         "api": call.api,
         "entrypoint": call.entrypoint,
         "peer": call.peer,
-        "id": call.id,
+        "id": cut(call.id),
         "user": call.user,
-        "model": call.model,
+        "model": cut(call.model),
         "reason": error.message,
     }
     audit.warning("Refused %s", json.dumps(fields))

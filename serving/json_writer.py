@@ -1,7 +1,7 @@
 """JSON as TensorFlow Serving writes it: RapidJSON's layout, and floats in the fewest digits that bring them back.
 
 The last hop of a REST answer on the way SavedModel -> server -> client, and the values that error texts quote. Arrays
-are formatted and joined a whole level at a time, without a loop over their elements in Python.
+are formatted and joined a whole level at a time.
 """
 
 import base64

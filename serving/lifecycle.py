@@ -17,11 +17,11 @@ from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from serving import memory
 from serving.labels import Labels
-from serving.loading import Load, Retries, load_with_retries
+from serving.loading import Load, Retries, executor, load_with_retries
 from serving.repository import Versions
 from serving.servable import Servable
 from serving.states import States, status_text
-from serving.succession import Phase, Version, next_action
+from serving.succession import Phase, Version, find, next_action
 
 _PACE = 0.1  # seconds; how soon at the latest something that nobody is told of is seen, such as `stop`
 
@@ -55,8 +55,8 @@ class Lifecycle:
         self._wanted: dict[str, list[Versions]] = {}
         self._work = threading.Event()  # there may be something to manage
         self._one_manages = threading.Lock()
-        self._loaders = _executor(0)
-        self._unloaders = _executor(unload_threads)
+        self._loaders = executor(0)
+        self._unloaders = executor(unload_threads)
 
     def load_with(self, threads: int) -> None:
         """Loads that many versions at once from now on, and waits for the loads that other threads have begun.
@@ -64,7 +64,7 @@ class Lifecycle:
         With 0 the thread that manages loads, one version after the other, and does nothing else while one retries.
         """
         with self._changed:
-            before, self._loaders = self._loaders, _executor(threads)
+            before, self._loaders = self._loaders, executor(threads)
         if before is not None:
             before.shutdown()
 
@@ -86,8 +86,12 @@ class Lifecycle:
         """Loads and unloads what is wanted, until the server goes down."""
         while not self._stop.is_set():
             self._work.clear()
-            with self._one_manages:
-                acted = self._step()
+            try:
+                with self._one_manages:
+                    acted = self._step()
+            except Exception:  # the other models go on
+                logger.critical("A defect of the server; the version stays as it is", exc_info=True)
+                acted = False
             if not acted:
                 self._work.wait(timeout=_PACE)
 
@@ -115,7 +119,7 @@ class Lifecycle:
             number = self.labels.version(name, label)
         token = object()
         with self._changed:
-            version, servable = self._find(name, number)
+            version, servable = find(name, self._versions.get(name, {}).values(), number)
             version.requests.add(token)
         try:
             yield servable
@@ -124,6 +128,12 @@ class Lifecycle:
                 version.requests.remove(token)
                 self._changed.notify_all()
 
+    def expects(self, name: str) -> bool:
+        """Whether a version of a model is on its way up or down, or is to be."""
+        with self._changed:
+            wishes, versions = self._wanted.get(name, []), self._versions.get(name, {})
+            return any(wishes) or any(version.aspired or not version.over for version in versions.values())
+
     def status(self, name: str) -> list[ModelVersionStatus]:
         """What became of every version that a model has had, the highest first; empty for a model that is not known."""
         return self.states.of(name)
@@ -131,13 +141,6 @@ class Lifecycle:
     def names(self) -> list[str]:
         """The models that have, or had, a version."""
         return self.states.names()
-
-    def _find(self, name: str, number: int | None) -> tuple[Version, Servable]:
-        for version in sorted(self._versions.get(name, {}).values(), key=lambda version: -version.number):
-            if version.servable is not None and number in (None, version.number):
-                return version, version.servable
-        request = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-        raise tf.errors.NotFoundError(None, None, f"Servable not found for request: {request}")
 
     def _step(self) -> bool:
         """Takes in what is wanted and does the next thing that follows; False if there is nothing to do now."""
@@ -152,10 +155,10 @@ class Lifecycle:
             phase, version = action
             version.phase = phase
             loads = phase is Phase.LOADING
-            act, executor = (self._bring_up, self._loaders) if loads else (self._take_down, self._unloaders)
-            if executor is not None:
-                executor.submit(act, version).add_done_callback(_tell_of_defect)
-        if executor is None:
+            act, threads = (self._bring_up, self._loaders) if loads else (self._take_down, self._unloaders)
+            if threads is not None:
+                threads.submit(act, version).add_done_callback(_tell_of_defect)
+        if threads is None:
             act(version)
         return True
 
@@ -246,7 +249,3 @@ def _tell_of_defect(done: futures.Future[None]) -> None:
     """What a thread of these raises is no failure of a version, and would not be seen otherwise."""
     if error := done.exception():
         logger.critical("A defect of the server; the version stays as it is", exc_info=error)
-
-
-def _executor(threads: int) -> futures.ThreadPoolExecutor | None:
-    return futures.ThreadPoolExecutor(threads, thread_name_prefix="versions") if threads > 0 else None

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 
 import tensorflow as tf
@@ -28,6 +29,11 @@ class Retries:
     count: int = 5
     interval: float = 60.0
     vain: tuple[type[tf.errors.OpError], ...] = ()
+
+
+def executor(threads: int) -> futures.ThreadPoolExecutor | None:
+    """Threads for loads, or for unloads; None for no threads of their own."""
+    return futures.ThreadPoolExecutor(threads, thread_name_prefix="versions") if threads > 0 else None
 
 
 def load_with_retries(

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Self
 
 import tensorflow as tf
@@ -17,14 +17,13 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, Re
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from serving import configuration, repository
+from serving.call import Call
 from serving.flags import Flags
 from serving.lifecycle import Lifecycle
 from serving.repository import Repository
 from serving.text_protos import read_text_proto
 
 MetricValues = Callable[[Sequence[str]], Mapping[str, int]]
-
-_LIST = "model_config_list"
 
 logger = logging.getLogger(__name__)
 
@@ -108,24 +107,31 @@ class Models:
         self._configure(config, self._required_at_start, "servable")
         self._lifecycle.load_with(self._options.load_threads)
 
-    def configure(self, config: ModelServerConfig) -> None:
+    def configure(self, config: ModelServerConfig, call: Call | None = None) -> None:
         """Puts a configuration in the place of the one before, and returns when each model that is new answers.
 
-        A model that is left out is unloaded, a changed one follows at the next look; neither is waited for.
+        A model that is left out is unloaded, a changed one follows at the next look; neither is waited for. The wait
+        ends, too, when the caller has gone or its deadline has passed.
 
         Raises:
-            tf.errors.OpError: what is asked for is refused, and nothing has changed; or, UNKNOWN, a new model did not
-                load.
+            tf.errors.OpError: what is asked for is refused, and nothing has changed; UNKNOWN: a new model did not
+                load; NOT_FOUND, too: its versions have gone meanwhile, and it is served as soon as there are others.
         """
-        self._configure(config, self._require, "model")
 
-    def reload(self, request: ReloadConfigRequest) -> ReloadConfigResponse:
+        def require(models: Iterable[ModelConfig]) -> None:
+            if call is not None:
+                call.check()
+            self._require(models)
+
+        self._configure(config, require, "model")
+
+    def reload(self, request: ReloadConfigRequest, call: Call | None = None) -> ReloadConfigResponse:
         """HandleReloadConfigRequest.
 
         Raises:
             tf.errors.OpError: as `configure`.
         """
-        if request.config.WhichOneof("config") != _LIST:
+        if request.config.WhichOneof("config") != configuration.LIST:
             raise tf.errors.InvalidArgumentError(
                 None,
                 None,
@@ -134,7 +140,7 @@ class Models:
             )
         before = self._metric_values(request.metric_names)
         try:
-            self.configure(request.config)
+            self.configure(request.config, call)
         except tf.errors.OpError as error:
             logger.error("ReloadConfig failed: %s", error.message)
             raise
@@ -151,16 +157,22 @@ class Models:
         def follow() -> None:
             while not self._stop.wait(interval):
                 try:
-                    config = read_text_proto(path, ModelServerConfig())
-                except tf.errors.OpError as error:
-                    logger.error("Failed to read ModelServerConfig file: %s", error.message)
-                    continue
-                try:
-                    self.configure(config)
-                except tf.errors.OpError as error:
-                    logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error.message)
+                    self._configure_from(path)
+                except Exception:  # the next look goes on
+                    logger.critical("A defect of the server; the models stay as they are", exc_info=True)
 
         self._run(follow, "configuration")
+
+    def _configure_from(self, path: str) -> None:
+        try:
+            config = read_text_proto(path, ModelServerConfig())
+        except tf.errors.OpError as error:
+            logger.error("Failed to read ModelServerConfig file: %s", error.message)
+            return
+        try:
+            self.configure(config)
+        except tf.errors.OpError as error:
+            logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error.message)
 
     def close(self) -> None:
         """Ends the threads; the models answer on."""
@@ -178,7 +190,7 @@ class Models:
         self, config: ModelServerConfig, require: Callable[[Iterable[ModelConfig]], None], noun: str
     ) -> None:
         with self._one_at_a_time:
-            if not self._is_a_list(config):
+            if not configuration.is_list(config, first=self._models is None):
                 return
             before = self._models or {}
             models = configuration.check_list(config, before)
@@ -195,24 +207,21 @@ class Models:
                 if models[name] != before.get(name):
                     logger.info(" (Re-)adding model: %s", name)
             self._repository.follow(models.values())
-            self._wait_for(new, since, noun)
+            self._wait_for(new, since, noun, require)
 
-    def _is_a_list(self, config: ModelServerConfig) -> bool:
-        """Whether a configuration lists models; an empty one as the first is none, and fine."""
-        kind = config.WhichOneof("config")
-        if kind == "custom_model_config":
-            raise tf.errors.InvalidArgumentError(
-                None, None, f"ModelServer does not yet support custom model config; expected {_LIST}"
-            )
-        if kind is None and self._models is not None:
-            text = "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
-            raise tf.errors.FailedPreconditionError(None, None, f"{text}another.")
-        if kind is None:
-            logger.info("Taking no action for empty config.")
-        return kind == _LIST
+    def _wait_for(
+        self,
+        models: Iterable[ModelConfig],
+        since: int,
+        noun: str,
+        require: Callable[[Iterable[ModelConfig]], None],
+    ) -> None:
+        by_name = {model.name: model for model in models}
 
-    def _wait_for(self, models: Iterable[ModelConfig], since: int, noun: str) -> None:
-        failed = self._lifecycle.states.wait([model.name for model in models], since)
+        def look(undecided: Collection[str]) -> None:
+            require(by_name[name] for name in undecided if not self._lifecycle.expects(name))
+
+        failed = self._lifecycle.states.wait(by_name, since, look)
         if failed:
             causes = "".join(
                 f"{{{{name: {name} version: {number}}} due to error: {status}}}, "

@@ -5,7 +5,6 @@ and what counts are TensorFlow Serving's; ours begin with /vit22b/serving/. Time
 """
 
 import dataclasses
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +12,8 @@ from prometheus_client import Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.samples import Sample
 
 from serving.call import Call
+from serving.model_names import ModelNames
 
-_OTHER = "(other)"
-_MAX_NAMES = 1000  # models that have series of their own: a client can ask for any number of them
-_LONGEST = 256  # characters of such a name
 _COUNTED = frozenset({"Predict", "Classify", "Regress"})  # over gRPC; over REST everything counts
 
 
@@ -82,13 +79,16 @@ FAMILIES = (
 
 
 class Monitoring:
-    """The metrics of one server."""
+    """The metrics of one server.
+
+    Attributes:
+        names: under which models are counted.
+    """
 
     def __init__(self) -> None:
+        self.names = ModelNames()
         self._metrics = {family.name: family.make() for family in FAMILIES}
         self._process = ProcessCollector(registry=None)  # memory, descriptors, processor time; on Linux alone
-        self._names: set[str] = set()
-        self._lock = threading.Lock()
 
     def record(self, name: str, value: float, *labels: str) -> None:
         """Adds to a counter, or an observation to a histogram.
@@ -115,13 +115,14 @@ class Monitoring:
 
     def end(self, call: Call, status: str, seconds: float) -> None:
         """Counts a request."""
-        model = self._model(call.model)
-        if call.entrypoint == "REST" or call.api in _COUNTED:
+        model = self.names.of(call)
+        # TensorFlow Serving's handlers do not see what gRPC refuses.
+        if call.entrypoint == "REST" or (call.api in _COUNTED and not call.refused):
             self.record(_SERVING + "request_count", 1, model, status)
             if status == "OK":
                 api = _api(call)
                 self.record(_SERVING + "request_latency", int(seconds * 1e6), model, api, call.entrypoint)
-        if call.admitted is None:
+        if call.refused:
             self.record(_OURS + "refused_count", 1, call.api, status)
         if status == "OK":
             if call.api in _COUNTED and "run" in call.seconds:
@@ -172,15 +173,6 @@ class Monitoring:
     def _first(self, name: str) -> int:
         samples = sorted(self._samples(name), key=lambda sample: tuple(sample.labels.values()))
         return int(samples[0].value) if samples else 0
-
-    def _model(self, name: str) -> str:
-        """The name under which a model is counted."""
-        with self._lock:
-            if name not in self._names:
-                if len(self._names) >= _MAX_NAMES or len(name) > _LONGEST:
-                    return _OTHER
-                self._names.add(name)
-        return name
 
 
 def _api(call: Call) -> str:

@@ -12,17 +12,19 @@ from typing import Protocol
 import grpc
 import tensorflow as tf
 
-from serving import services, tls
+from serving import grpc_server, tls
 from serving.answers import Answers
 from serving.desk import Desk
 from serving.flags import Flags
+from serving.health import Health
 from serving.reception import Pages
 from serving.server_config_pb2 import SSLConfig
-from serving.services import Health, Reload, Services
+from serving.services import Reload, Services
 from serving.text_protos import read_text_proto
 
 _RECEIVE = "grpc.max_receive_message_length"
-_INT32 = re.compile(r"-?[0-9]{1,9}")
+_NUMBER = re.compile(r"-?[0-9]+")
+_INT32_DIGITS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +109,10 @@ class Ports:
     def _listen(self, addresses: list[str], *, admin: bool) -> None:
         options, front = self._options, self._front
         try:
-            server, _ = services.serve(
+            server, _ = grpc_server.serve(
                 Services(front.answers, front.desk, options.grpc_max_threads - 1, front.reload, admin=admin),
                 address=",".join(addresses),
-                threads=options.grpc_max_threads,
-                health_service=self._health,
+                health=self._health,
                 credentials=self._credentials,
                 arguments=self._arguments,
             )
@@ -165,18 +166,26 @@ def channel_arguments(text: str) -> dict[str, int | str]:
     """The arguments of --grpc_channel_arguments: a value that is a whole number is one, any other a text.
 
     Raises:
-        tf.errors.InvalidArgumentError: an argument has no value, with which TensorFlow Serving crashes.
+        tf.errors.InvalidArgumentError: an argument has no value, with which TensorFlow Serving crashes, or is a number
+            that gRPC does not hold, which there becomes a text without effect.
     """
     arguments: dict[str, int | str] = {}
     for argument in filter(None, text.split(",")):
         name, equals, value = argument.partition("=")
         if not name or not equals:
             raise _invalid(f"--grpc_channel_arguments has {argument!r}; expected name=value,name=value")
-        arguments[name] = int(value) if _INT32.fullmatch(value) else value
+        arguments[name] = _number(name, value) if _NUMBER.fullmatch(value) else value
     if arguments.pop(_RECEIVE, None) is not None:
         # There, too, it does nothing.
         logger.warning("--grpc_channel_arguments: %s has no effect; --max_message_bytes has", _RECEIVE)
     return arguments
+
+
+def _number(name: str, text: str) -> int:
+    # The digits first: int() raises on some thousands of them.
+    if len(text.lstrip("-0")) > _INT32_DIGITS or not -(2**31) <= int(text) < 2**31:
+        raise _invalid(f"--grpc_channel_arguments: {name} is {text[:40]}; expected -2147483648 to 2147483647")
+    return int(text)
 
 
 def _credentials(options: Flags, ssl_config: SSLConfig | None) -> grpc.ServerCredentials | None:

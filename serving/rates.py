@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable
 
 from serving.call import Call
+from serving.model_names import ModelNames
 
 MINUTE = 60  # seconds
 _SLOT = 5  # seconds; the last minute is that of whole slots
 _LIMITS = [1e-5 * 1.1**exponent for exponent in range(180)]  # seconds: 10 us to 256 s
-_MAX_KEYS = 1000
-_LONGEST = 256  # characters of a model's name
-_OTHER = "(other)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +86,9 @@ class _Series:
 class Rates:
     """Counts requests by model, API and entrypoint."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        """Counts from now on, by a clock in seconds."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic, names: ModelNames | None = None):
+        """Counts from now on, by a clock in seconds, models under their `names`."""
+        self._names = names or ModelNames()
         self._clock = clock
         self._start = clock()
         self._lock = threading.Lock()
@@ -106,8 +105,9 @@ class Rates:
     def end(self, call: Call, status: str, seconds: float) -> None:
         """Counts a request."""
         slot = int(self._clock() // _SLOT)
+        key = (self._names.of(call), call.api, call.entrypoint)
         with self._lock:
-            series = self._series_of(call)
+            series = self._series.setdefault(key, _Series())
             if not series.slots or series.slots[-1][0] != slot:
                 series.slots.append((slot, _Account()))
             series.slots[-1][1].add(status, seconds)
@@ -123,13 +123,6 @@ class Rates:
                 Row(*key, series.since(oldest).summary(lasted), series.whole.summary(max(1e-9, now - self._start)))
                 for key, series in sorted(self._series.items())
             ]
-
-    def _series_of(self, call: Call) -> _Series:
-        """A client can ask for any number of models, of any name; beyond a bound they are counted as one."""
-        key = (call.model, call.api, call.entrypoint)
-        if key not in self._series and (len(self._series) >= _MAX_KEYS or len(call.model) > _LONGEST):
-            key = (_OTHER, call.api, call.entrypoint)
-        return self._series.setdefault(key, _Series())
 
 
 def _percentile(counts: list[int], total: int, share: float) -> float | None:

@@ -39,7 +39,7 @@ class Reception:
             tf.errors.OpError: a file that a flag names cannot be read, or makes no sense.
         """
         self._monitoring = monitoring
-        self._rates = Rates()
+        self._rates = Rates(names=monitoring.names)
         self._metrics_path = _metrics_path(options)
         self._statusz = options.statusz
         self._ends: list[Callable[[], None]] = []
@@ -55,7 +55,8 @@ class Reception:
         monitoring.watch("/vit22b/serving/requests_running", lambda: self.desk.admission.running)
 
     def pages(self, lifecycle: Lifecycle) -> Pages:
-        """What the REST port shows besides the API."""
+        """What the REST port shows besides the API. The models of the life cycle are counted by name from now on."""
+        self._monitoring.names.follow(lifecycle.names)
         pages: dict[str, Callable[[], tuple[str, str]]] = {}
         if self._statusz:
             status = statusz.Statusz(
@@ -67,14 +68,16 @@ class Reception:
         return pages
 
     def close(self) -> None:
-        """Brings out what is still held back, such as traces."""
+        """Brings out what is still held back: traces, lines of the log of requests."""
         for end in self._ends:
             end()
 
     def _observers(self, options: Flags) -> list[Observer]:
         observers: list[Observer] = [self._monitoring, self._rates]
         if options.request_log:
-            observers.append(RequestLog(sys.stdout))
+            log = RequestLog(sys.stdout)
+            self._ends.append(log.close)
+            observers.append(log)
         if options.otlp_endpoint:
             from serving.tracing import Tracing
 

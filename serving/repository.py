@@ -135,7 +135,10 @@ class Repository:
             self._look.clear()
             with self._lock:
                 for model in self._models.values():
-                    self._look_at(model)
+                    try:
+                        self._look_at(model)
+                    except Exception:  # the other models, and the next look, go on
+                        logger.critical("A defect of the server; %s stays as it is", model.name, exc_info=True)
 
     def wake(self) -> None:
         """Makes the watch look now, or see that it is to stop."""

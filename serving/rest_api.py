@@ -1,9 +1,10 @@
-"""The REST API apart from HTTP: a method, a path and a body in, a status and a body out.
+"""The REST API apart from HTTP: a method, a path, headers and a body in, a status and a body out.
 
 Between rest_server.py, which brings requests in, and answers.py on the way client -> server -> SavedModel. Statuses and
 texts are TensorFlow Serving's.
 """
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -26,6 +27,7 @@ from serving.desk import Desk
 from serving.json_tokens import encode
 from serving.prediction import Asked
 from serving.rest_paths import Route
+from serving.servable import Servable
 
 _STATUSES = {
     tf.errors.CANCELLED: 499,
@@ -45,18 +47,18 @@ _STATUSES = {
     tf.errors.DATA_LOSS: 500,
     tf.errors.UNAUTHENTICATED: 401,
 }
+TOO_LARGE = 413
 _TIMED_OUT = "Timed out waiting for notification"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request of HTTP below /v1/.
+    """A request of HTTP below /v1/, apart from its body.
 
     Attributes:
         method: in capitals.
         path: as it was sent, query and all.
         headers: by lower-case name.
-        body: whole, as it was sent.
         peer: the caller's address.
         gone: whether the caller has gone already.
     """
@@ -64,7 +66,6 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    body: bytes = b""
     peer: str = ""
     gone: Callable[[], bool] = lambda: False
 
@@ -79,13 +80,24 @@ class Reply:
 
 
 class RestApi:
-    """The API over one set of models. A request is admitted at once, and answered when a thread is free for it."""
+    """The API over one set of models.
 
-    def __init__(self, answers: Answers, desk: Desk, timeout: float | None):
-        """Answers through the desk, each request within `timeout` seconds of its arrival."""
+    A request is admitted when its head is there, and answered when its body is there and a thread is free for it.
+    """
+
+    def __init__(self, answers: Answers, desk: Desk, timeout: float | None, max_body_bytes: int = 0):
+        """Answers through the desk.
+
+        Args:
+            answers: of the models.
+            desk: that lets requests in and keeps account of them.
+            timeout: seconds that a request may take once its body is there.
+            max_body_bytes: of a body once it is inflated; 0 for as many as there are.
+        """
         self._answers = answers
         self._desk = desk
         self._timeout = timeout
+        self._max_body_bytes = max_body_bytes
         self._methods: dict[str, Callable[[Route, bytes, Call], bytes]] = {
             "Predict": self._predict,
             "Classify": self._classify,
@@ -94,56 +106,46 @@ class RestApi:
             "GetModelMetadata": self._metadata,
         }
 
-    def admit(self, request: Request) -> Callable[[], Reply] | Reply:
-        """Lets a request in; the function that is returned answers it.
-
-        Or refuses it, with the reply that says why.
-        """
+    def admit(self, request: Request) -> "Admitted | Reply":
+        """Lets a request in, or refuses it, with the reply that says why."""
         route = rest_paths.parse(request.method, request.path)
-        call = self._call(route, request)
-        try:
-            self._desk.admit(call)
-        except tf.errors.OpError as error:
-            return _failed(error)
-
-        def answer() -> Reply:
-            try:
-                return Reply(200, self._desk.serve(call, lambda: self._answer(route, request, call)))
-            except tf.errors.OpError as error:
-                return Reply(400, b"") if route.error == "" else _failed(error)
-
-        return answer
-
-    def _call(self, route: Route, request: Request) -> Call:
-        return Call(
+        call = Call(
             api=route.api,
             entrypoint="REST",
             id=request.headers.get("x-request-id") or uuid.uuid4().hex,
             peer=request.peer,
             metadata=request.headers,
-            deadline=None if self._timeout is None else time.monotonic() + self._timeout,
             gone=request.gone,
             model=route.model,
             version=route.version,
         )
+        try:
+            self._desk.admit(call)
+        except tf.errors.OpError as error:
+            return failure(error)
+        return Admitted(self._desk, call, route, self._timeout, self._answer)
 
-    def _answer(self, route: Route, request: Request, call: Call) -> bytes:
+    def _answer(self, route: Route, body: bytes, call: Call) -> bytes:
         if route.error is not None:
             raise tf.errors.InvalidArgumentError(None, None, route.error)
         call.check()
-        body = rest_body.inflate(request.body, request.headers.get("content-encoding", ""))
+        body = rest_body.inflate(body, call.metadata.get("content-encoding", ""), self._max_body_bytes)
         return self._methods[route.api](route, body, call)
 
     def _predict(self, route: Route, body: bytes, call: Call) -> bytes:
         spec = route.spec
+        servable: Servable
+        with contextlib.ExitStack() as lease:  # the version that says what the inputs are is the one that answers
 
-        def inputs_of(signature: str) -> rest_predict.Inputs:
-            spec.signature_name = signature
-            return self._answers.inputs(spec, call)
+            def inputs_of(signature: str) -> rest_predict.Inputs:
+                nonlocal servable
+                spec.signature_name = signature
+                servable = lease.enter_context(self._answers.servable(spec, call))
+                return servable.inputs(signature)
 
-        with call.spend("decode"):
-            request = rest_predict.parse(body, inputs_of)
-        answered = self._answers.answer(Asked(spec, request.inputs), call)
+            with call.spend("decode"):
+                request = rest_predict.parse(body, inputs_of)
+            answered = servable.answer(Asked(spec, request.inputs), call)
         with call.spend("encode"):
             return rest_predict.write(answered.outputs, by_row=request.by_row)
 
@@ -178,7 +180,56 @@ class RestApi:
         return encode(f'{{\n"model_spec":{spec},\n"metadata": {{"signature_def": {definitions}}}\n}}\n')
 
 
-def _failed(error: tf.errors.OpError) -> Reply:
+class Admitted:
+    """A request that has been let in: it has a place until it is answered, refused or dropped.
+
+    Attributes:
+        call: the request, without its body.
+        is_work: whether its answer takes a model's time.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        call: Call,
+        route: Route,
+        timeout: float | None,
+        answer: Callable[[Route, bytes, Call], bytes],
+    ):
+        self.call = call
+        self.is_work = route.is_work
+        self._desk = desk
+        self._route = route
+        self._timeout = timeout
+        self._answer = answer
+
+    def begin(self) -> None:
+        """The body is there: from now on its time counts."""
+        self.call.add("receive", time.perf_counter() - (self.call.admitted or self.call.began))
+        if self._timeout is not None:
+            self.call.deadline = time.monotonic() + self._timeout
+
+    def answer(self, body: bytes) -> Reply:
+        """Answers it; `body` is as it was sent."""
+        try:
+            return Reply(200, self._desk.serve(self.call, lambda: self._answer(self._route, body, self.call)))
+        except tf.errors.OpError as error:
+            return Reply(400, b"") if self._route.error == "" else failure(error)
+
+    def refuse(self, error: tf.errors.OpError) -> Reply:
+        """Refuses it, by an error that its caller gets."""
+        self._desk.refuse(self.call, error)
+        return failure(error)
+
+    def drop(self) -> None:
+        """Gives it up: its caller has gone."""
+        self._desk.drop(self.call)
+
+
+def failure(error: tf.errors.OpError) -> Reply:
+    """The reply to a request that failed."""
+    if isinstance(error, rest_body.TooLargeError):
+        return Reply(TOO_LARGE, json_writer.error(error.message))
     text = _TIMED_OUT if error.error_code == tf.errors.DEADLINE_EXCEEDED else error.message
     headers = {"Retry-After": "1"} if error.error_code == tf.errors.RESOURCE_EXHAUSTED else {}
     return Reply(_STATUSES.get(error.error_code, 500), json_writer.error(text), headers)

@@ -17,14 +17,35 @@ _GZIP = 16 + zlib.MAX_WBITS  # zlib's way to say that there is gzip's header
 _MAX_INFLATED = 100 * 2**20  # bytes
 
 
-def inflate(content: bytes, encoding: str) -> bytes:
-    """A body as it was before it was sent; empty if it is not what its Content-Encoding says, or too large."""
+class TooLargeError(tf.errors.ResourceExhaustedError):
+    """A body beyond --max_message_bytes, which is 413 over HTTP."""
+
+    def __init__(self, size: str, limit: int):
+        super().__init__(None, None, f"Received message larger than max ({size} vs. {limit})")
+
+
+def inflate(content: bytes, encoding: str, limit: int = 0) -> bytes:
+    """A body as it was before it was sent; empty if it is not what its Content-Encoding says, or beyond 100 MiB.
+
+    Args:
+        content: as it was sent.
+        encoding: the Content-Encoding.
+        limit: bytes that the body may have; 0 for as many as there are.
+
+    Raises:
+        TooLargeError: it has more.
+    """
     if not content or "gzip" not in encoding:
         return content
     inflater = zlib.decompressobj(_GZIP)
+    most = min(limit or _MAX_INFLATED, _MAX_INFLATED)
     try:
-        inflated = inflater.decompress(content, _MAX_INFLATED)
+        inflated = inflater.decompress(content, most + 1)
     except zlib.error:
+        return b""
+    if len(inflated) > most:
+        if most == limit:
+            raise TooLargeError("more, once it is inflated,", limit)
         return b""
     return inflated if inflater.eof else b""
 

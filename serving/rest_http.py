@@ -10,8 +10,9 @@ from types import MappingProxyType
 
 from aiohttp import hdrs, http_exceptions, web
 
-MAX_LINE = 2**20  # bytes of the request line, and of a header
-MAX_HEADERS = 10_000
+# The head of a request is in memory before anyone asks for a key: the two together bound it.
+MAX_LINE = 2**17  # bytes of the request line, and of a header
+MAX_HEADERS = 64
 NO_TIMEOUT = 3600.0 * 24 * 365  # seconds; an idle connection stays open
 METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
@@ -78,6 +79,10 @@ async def expects(request: web.BaseRequest) -> bool:
 
 class Connection(web.RequestHandler):
     """A connection, on which a request that is no HTTP gets the real server's page."""
+
+    def is_sending(self) -> bool:
+        """Whether a part of an answer waits for the client to read on."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
 
     def handle_error(
         self,

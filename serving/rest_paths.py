@@ -16,6 +16,7 @@ _POST = re.compile(rf"/v1/models/(?P<name>[^/:]+){_MODEL}:(?P<verb>classify|regr
 _GET = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_MODEL}(?:/(?P<verb>metadata))?", re.ASCII | re.IGNORECASE)
 _APIS = {"classify": "Classify", "regress": "Regress", "predict": "Predict"}
 _INT64_MAX = 2**63 - 1
+_INT64_DIGITS = 19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Route:
     version: int | None = None
     label: str | None = None
     error: str | None = None
+
+    @property
+    def is_work(self) -> bool:
+        """Whether an answer takes a model's time."""
+        return self.api in _APIS.values()
 
     @property
     def spec(self) -> model_pb2.ModelSpec:
@@ -60,7 +66,7 @@ def parse(method: str, path: str) -> Route:
     if match is None:
         return Route(error=malformed)
     model, label, verb = unquote(match["name"] or ""), match["label"], match["verb"]
-    version = None if match["version"] is None else int(match["version"])
+    version = None if match["version"] is None else _number(match["version"])
     if version is not None and version > _INT64_MAX:
         return Route(model=model, error="")
     if label is not None:
@@ -70,3 +76,8 @@ def parse(method: str, path: str) -> Route:
         return Route(api, model, version, label, None if api else malformed)
     api = "GetModelMetadata" if verb == "metadata" else "GetModelStatus"
     return Route(api, model, version, label, None if model else "Missing model name in request.")
+
+
+def _number(digits: str) -> int:
+    """A number; of one with more digits than any version has, only as many as show that it is too large."""
+    return int(digits.lstrip("0")[: _INT64_DIGITS + 1] or "0")

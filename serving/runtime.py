@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import pywrap_tf_session
 
 _MAX_TIMEOUT_MS = 2**31
+_MAX_RANK_OF_STRINGS = 32  # with more dimensions, TensorFlow's way from an array of strings to a tensor crashes
 
 
 class Runtime:
@@ -71,6 +72,10 @@ class Runtime:
         Raises:
             tf.errors.OpError: of the class that the runtime's code asks for.
         """
+        for name, array in feeds.items():
+            if array.dtype == object and array.ndim > _MAX_RANK_OF_STRINGS:
+                text = f"Tensor {name} of strings has {array.ndim} dimensions; expected at most {_MAX_RANK_OF_STRINGS}"
+                raise tf.errors.InvalidArgumentError(None, None, text)
         feed = {self._tensor(name): array for name, array in feeds.items()}
         fetch = [self._tensor(name) for name in fetches]
         operations = [self._graph.get_operation_by_name(name)._c_op for name in targets]

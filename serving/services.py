@@ -4,19 +4,18 @@ The last module of the server on the way SavedModel -> server -> client: method 
 Serving's.
 """
 
+import contextlib
 import dataclasses
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent import futures
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import grpc
 import tensorflow as tf
 from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -28,16 +27,24 @@ from tensorflow_serving.apis import (
 
 from serving import multi_inference, predict_wire
 from serving.answers import Answers
-from serving.call import Call
+from serving.call import Call, cut
 from serving.desk import Desk
+from serving.uploads import Uploads
 
-Reload = Callable[[model_management_pb2.ReloadConfigRequest], model_management_pb2.ReloadConfigResponse]
+Reload = Callable[[model_management_pb2.ReloadConfigRequest, Call], model_management_pb2.ReloadConfigResponse]
 
-MAX_MESSAGE_LENGTH = 2**31 - 1
 _MAX_DETAILS = 1024
+_DEFECT = "The server failed at this request; its log says why"
 _NO_DEADLINE = 10 * 365 * 24 * 3600.0  # seconds; gRPC gives a time beyond it to a call that has none
 _ID = "x-request-id"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+# Calls whose request is on its way. They take no slot of those that are computed; the bound is on threads and memory.
+_UPLOADS = 64
+_PATIENCE = 10.0  # seconds, see uploads.py
+_TELL = 0.5  # seconds
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +60,8 @@ class _Method:
 class Services(grpc.GenericRpcHandler):
     """PredictionService and ModelService, over one set of models.
 
-    A call beyond the limit of calls at once is refused and not queued, as in TensorFlow Serving.
+    A call beyond the limit of calls at once is refused and not queued, as in TensorFlow Serving. It is refused, too,
+    without its key and by a full desk, before its request is read.
     """
 
     def __init__(
@@ -64,13 +72,15 @@ class Services(grpc.GenericRpcHandler):
         Args:
             answers: to the methods.
             desk: that every call passes.
-            max_calls: at once.
+            max_calls: that are answered at once.
             reload: what HandleReloadConfigRequest does; the method is UNIMPLEMENTED without it.
             admin: whether the port is the administrators'.
         """
         self._admin = admin
-        self._free = threading.BoundedSemaphore(max_calls)
+        self._slots = _Slots(max_calls)
+        self._uploads = Uploads(_UPLOADS, _PATIENCE)
         self._desk = desk
+        self.threads = max_calls + self._uploads.places
         # A method that is not here is UNIMPLEMENTED, like those of a service that is not.
         self._methods = {path: self._handler(method) for path, method in _methods(answers, reload).items()}
 
@@ -80,37 +90,86 @@ class Services(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method, unknown)
 
     def _handler(self, method: _Method) -> grpc.RpcMethodHandler:
-        """A method's handler: takes a slot, parses, answers, and turns an error into a status."""
+        """A method's handler, which turns an error into a status.
 
-        def handle(content: bytes, context: grpc.ServicerContext) -> bytes:
-            if not self._free.acquire(blocking=False):
-                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        A stream to gRPC, which on the wire is the same: so it is the handler that waits for the one request, and what
+        speaks against the call comes first.
+        """
+
+        def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            call = _call(method.api, context, admin=self._admin)
             try:
-                return self._answer(method, content, context)
-            except DecodeError:
-                context.abort(grpc.StatusCode.INTERNAL, "")
+                return self._answer(method, call, requests, context)
             except tf.errors.OpError as error:
-                _abort(context, error)
-            finally:
-                self._free.release()
+                failure = error
+            except Exception:  # whatever is wrong with the server, its insides are not the caller's to see
+                logger.exception("%s failed, request id %s", method.api, cut(call.id))
+                failure = tf.errors.InternalError(None, None, _DEFECT)
+            _abort(context, failure)
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
 
-    def _answer(self, method: _Method, content: bytes, context: grpc.ServicerContext) -> bytes:
-        call = _call(method.api, context)
-        call.admin = self._admin
+    def _answer(self, method: _Method, call: Call, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        if not self._slots.free:
+            raise self._refused(call, _exhausted())
+        self._desk.admit(call)
+        content = self._receive(call, requests, context)
+        if not self._slots.take():  # those that were free have been taken meanwhile
+            raise self._refused(call, _exhausted())
+        try:
+            return self._desk.serve(call, lambda: _work(method, content, call))
+        finally:
+            self._slots.give_back()
+
+    def _receive(self, call: Call, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """The call's one request."""
+        with call.spend("receive"), self._uploads.place(context) as taken:
+            if not taken:
+                raise self._refused(call, _exhausted())
+            with contextlib.suppress(grpc.RpcError):  # the caller has gone
+                for content in requests:
+                    return content
+            if _has_ended(context):
+                self._desk.drop(call)
+                raise tf.errors.CancelledError(None, None, "CANCELLED")
+            raise self._refused(call, tf.errors.InternalError(None, None, ""))
+
+    def _refused(self, call: Call, error: tf.errors.OpError) -> tf.errors.OpError:
+        self._desk.refuse(call, error)
+        return error
+
+
+class _Slots:
+    """Places for the calls that are answered."""
+
+    def __init__(self, count: int):
+        self._lock = threading.Lock()
+        self.free = count
+
+    def take(self) -> bool:
+        with self._lock:
+            taken = self.free > 0
+            self.free -= taken
+        return taken
+
+    def give_back(self) -> None:
+        with self._lock:
+            self.free += 1
+
+
+def _work(method: _Method, content: bytes, call: Call) -> bytes:
+    try:
         with call.spend("decode"):
             request = method.parse(content)
-        call.model = method.model(request)
-
-        def answer() -> bytes:
-            response = method.answer(request, call)
-            if isinstance(response, bytes):
-                return response
-            with call.spend("encode"):
-                return response.SerializeToString()
-
-        return self._desk.serve(call, answer)
+    except DecodeError as error:
+        call.refused = True
+        raise tf.errors.InternalError(None, None, "") from error
+    call.model = method.model(request)
+    response = method.answer(request, call)
+    if isinstance(response, bytes):
+        return response
+    with call.spend("encode"):
+        return response.SerializeToString()
 
 
 def _methods(answers: Answers, reload: Reload | None) -> dict[str, _Method]:
@@ -142,99 +201,26 @@ def _methods(answers: Answers, reload: Reload | None) -> dict[str, _Method]:
             _Method(
                 "HandleReloadConfigRequest",
                 model_management_pb2.ReloadConfigRequest.FromString,
-                lambda request, _call: reload(request),
+                reload,
                 lambda _request: "",
             )
         )
     return {service + method.api: method for service, of in methods.items() for method in of}
 
 
-class Health(health.HealthServicer):
-    """grpc.health.v1, for the server as a whole: it says nothing about models."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._watchers: set[Callable[[Any], None]] = set()
-        for name in ("ModelService", "PredictionService"):
-            self.set(name, health_pb2.HealthCheckResponse.SERVING)
-
-    def Check(  # noqa: N802 - the name is gRPC's
-        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
-    ) -> health_pb2.HealthCheckResponse:
-        response = super().Check(request, context)
-        if context.code() == grpc.StatusCode.NOT_FOUND:
-            context.set_details("service name unknown")
-        return response
-
-    def Watch(  # noqa: N802
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: grpc.ServicerContext,
-        send_response_callback: Callable[[Any], None],
-    ) -> None:
-        self._watchers.add(send_response_callback)
-        context.add_callback(lambda: self._watchers.discard(send_response_callback))
-        super().Watch(request, context, send_response_callback)
-
-    def end(self) -> None:
-        """Says NOT_SERVING from now on, and ends the watches, which would hold up the server's stop."""
-        self.enter_graceful_shutdown()
-        for send in list(self._watchers):
-            send(None)
-
-
-def serve(
-    services: Services,
-    *,
-    address: str,
-    threads: int,
-    health_service: Health | None,
-    credentials: grpc.ServerCredentials | None = None,
-    arguments: Mapping[str, int | str] = MappingProxyType({}),
-) -> tuple[grpc.Server, int]:
-    """Opens a port, or a UNIX socket, and starts to answer.
-
-    Args:
-        services: what is served.
-        address: host:port or unix:path, or several with commas; port 0 takes a free one.
-        threads: of the server. One more than the calls at once, so that there is always one to refuse with.
-        health_service: served too, if given.
-        credentials: for TLS; without it the port is plain.
-        arguments: of gRPC's channels, besides those that are set here.
-
-    Returns:
-        The server and the port that it is bound to; of several addresses the first one's.
-
-    Raises:
-        OSError: an address cannot be bound, for instance because it is in use.
-    """
-    options: dict[str, int | str] = {
-        "grpc.max_receive_message_length": MAX_MESSAGE_LENGTH,
-        "grpc.max_send_message_length": MAX_MESSAGE_LENGTH,
-        "grpc.so_reuseport": 0,  # a port that another server holds is an error, not shared
-    }
-    server = grpc.server(
-        futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=list({**options, **arguments}.items())
-    )
-    if health_service is not None:
-        health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    server.add_generic_rpc_handlers([services])
-    try:
-        ports = [
-            server.add_secure_port(one, credentials) if credentials else server.add_insecure_port(one)
-            for one in address.split(",")
-        ]
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}") from error
-    server.start()
-    return server, ports[0]
+def _has_ended(context: grpc.ServicerContext) -> bool:
+    """Whether a call without a request has: gRPC may tell that nothing more comes before it tells why."""
+    end = time.monotonic() + _TELL
+    while context.is_active() and time.monotonic() < end:
+        time.sleep(0.01)
+    return not context.is_active()
 
 
 def _unimplemented(_requests: Any, context: grpc.ServicerContext) -> NoReturn:
     context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
 
-def _call(api: str, context: grpc.ServicerContext) -> Call:
+def _call(api: str, context: grpc.ServicerContext, *, admin: bool) -> Call:
     """What gRPC knows of a call."""
     metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
     remaining = context.time_remaining()
@@ -247,7 +233,12 @@ def _call(api: str, context: grpc.ServicerContext) -> Call:
         metadata=metadata,
         deadline=None if forever else time.monotonic() + remaining,
         gone=lambda: not context.is_active(),
+        admin=admin,
     )
+
+
+def _exhausted() -> tf.errors.ResourceExhaustedError:
+    return tf.errors.ResourceExhaustedError(None, None, "Server Threadpool Exhausted")
 
 
 def _abort(context: grpc.ServicerContext, error: tf.errors.OpError) -> NoReturn:

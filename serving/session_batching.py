@@ -83,6 +83,7 @@ class SessionBatching:
         self._threads = threads
         self._limits = Limits.of(parameters)
         self._allowed = list(parameters.allowed_batch_sizes)
+        self._pool_name = parameters.thread_pool_name.value
         self._pad_shapes = parameters.pad_variable_length_inputs
         self._observe = observe
         self._queues: dict[tuple[frozenset[str], frozenset[str]], Queue[_Rows]] = {}
@@ -136,26 +137,26 @@ class SessionBatching:
 
     def _process(self, batch: "list[_Rows]", fetches: list[str]) -> None:
         """Runs a batch, and tells its requests; whatever goes wrong, none of them is left waiting."""
-        now = time.perf_counter()
-        for part in batch:
-            part.take(now)
-            self._observe("queuing_latency", 1e6 * (now - part.request.entered), {"thread_pool_name": ""})
-        live = [part for part in batch if part.awaited()]
-        if not live:
-            return
         try:
-            answers = self._run(live, fetches)
-        except tf.errors.OpError as error:
-            for part in live:
-                part.end(error)
-        except Exception as error:
-            logger.exception("A batch: a defect of the server")
-            for part in live:
-                part.end(tf.errors.InternalError(None, None, f"{type(error).__name__}: {error}"))
-        else:
+            live = self._take(batch)
+            answers = self._run(live, fetches) if live else []
             for part, answer in zip(live, answers, strict=True):
                 part.answer = answer
                 part.end()
+        except tf.errors.OpError as error:
+            _fail(batch, error)
+        except Exception as error:
+            logger.exception("A batch: a defect of the server")
+            _fail(batch, tf.errors.InternalError(None, None, f"{type(error).__name__}: {error}"))
+
+    def _take(self, batch: "list[_Rows]") -> "list[_Rows]":
+        """Notes that a batch has left its queue; returns the rows that have to be computed."""
+        now = time.perf_counter()
+        for part in batch:
+            part.take(now)
+            waited = 1e6 * (now - part.request.entered)
+            self._observe("queuing_latency", waited, {"thread_pool_name": self._pool_name})
+        return [part for part in batch if part.awaited()]
 
     def _run(self, parts: "list[_Rows]", fetches: list[str]) -> list[dict[str, np.ndarray]]:
         sizes = [part.rows for part in parts]
@@ -189,7 +190,7 @@ class _Request:
         return None if self.call is None else self.call.remaining()
 
     def ended(self) -> None:
-        """One of its parts has."""
+        """Notes that one of its parts has ended; with the last one, the request has."""
         if all(part.over for part in self.parts):
             self._done.set()
 
@@ -225,7 +226,7 @@ class _Rows:
         return self.request.parts
 
     def take(self, now: float) -> None:
-        """They have left the queue."""
+        """Notes when the rows left the queue; those of a request that was split count with its first part."""
         if self is self.request.parts[0]:
             self.request.taken = now
             if self.request.call is not None:
@@ -246,3 +247,10 @@ class _Rows:
         self.request.error = self.request.error or error
         self.over = True
         self.request.ended()
+
+
+def _fail(batch: list[_Rows], error: tf.errors.OpError) -> None:
+    """Ends what of a batch has not ended yet."""
+    for part in batch:
+        if not part.over:
+            part.end(error)

@@ -6,10 +6,13 @@ version that has ended stays in the list.
 
 import dataclasses
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 
 import tensorflow as tf
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+_LOOK = 1.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +71,17 @@ class States:
         with self._changed:
             return self._moment
 
-    def wait(self, names: Collection[str], since: int) -> dict[tuple[str, int], str]:
+    def wait(
+        self, names: Collection[str], since: int, look: Callable[[Collection[str]], None] = lambda _names: None
+    ) -> dict[tuple[str, int], str]:
         """Waits until a version of each model has become AVAILABLE or failed since a moment.
 
         Of a model with several versions the highest that has come so far decides, as in TensorFlow Serving.
+
+        Args:
+            names: of the models.
+            since: what `now` returned.
+            look: is called every second with those that are still waited for; what it raises ends the wait.
 
         Returns:
             The versions that failed, with their status as TensorFlow prints it.
@@ -79,19 +89,28 @@ class States:
         Raises:
             tf.errors.UnavailableError: the server goes down.
         """
+        looked = time.monotonic()
+        while undecided := self._wait_a_moment(names, since):
+            if self._stop.is_set():
+                raise tf.errors.UnavailableError(None, None, "The server is going down")
+            if time.monotonic() - looked > _LOOK:
+                look(undecided)
+                looked = time.monotonic()
         with self._changed:
-            while True:
-                decided = {name: self._decided(name, since) for name in sorted(names)}
-                if None not in decided.values():
-                    break
-                if self._stop.is_set():
-                    raise tf.errors.UnavailableError(None, None, "The server is going down")
+            decided = {name: self._decided(name, since) for name in sorted(names)}
+        return {
+            (name, found[0]): f"{code_name(found[1].code)}: {found[1].text}"
+            for name, found in decided.items()
+            if found is not None and found[1].state != ModelVersionStatus.AVAILABLE
+        }
+
+    def _wait_a_moment(self, names: Collection[str], since: int) -> list[str]:
+        """Those that are undecided, after a while if there are any."""
+        with self._changed:
+            undecided = [name for name in sorted(names) if self._decided(name, since) is None]
+            if undecided:
                 self._changed.wait(timeout=0.1)  # notified by a state, but not when `stop` is set
-            return {
-                (name, number): f"{code_name(event.code)}: {event.text}"
-                for name, (number, event) in decided.items()
-                if event.state != ModelVersionStatus.AVAILABLE
-            }
+            return undecided
 
     def _decided(self, name: str, since: int) -> tuple[int, _Event] | None:
         for number, event in sorted(self._events.get(name, {}).items(), reverse=True):

@@ -77,9 +77,9 @@ class Statusz:
 
     def _queue(self) -> str:
         queue = self.admission
-        running = f"{queue.running} of at most {queue.max_running}" if queue.max_running else str(queue.running)
         return (
-            f"<p>{running} running, {queue.waiting} waiting; beyond {queue.max_pending} together they are refused.</p>"
+            f"<p>{queue.running} running, {queue.waiting} waiting; beyond {queue.max_pending} together they are "
+            "refused.</p>"
         )
 
 

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import tensorflow as tf
+
 from serving.servable import Servable
 
 
@@ -53,6 +55,19 @@ class Version:
     def over(self) -> bool:
         """Whether nothing is left of it to take down."""
         return self.phase in (Phase.NEW, Phase.ENDED, Phase.FAILED)
+
+
+def find(name: str, versions: Iterable[Version], number: int | None) -> tuple[Version, Servable]:
+    """The version of a model that answers under a number; under none, the highest that answers.
+
+    Raises:
+        tf.errors.NotFoundError: there is none.
+    """
+    for version in sorted(versions, key=lambda version: -version.number):
+        if version.servable is not None and number in (None, version.number):
+            return version, version.servable
+    request = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+    raise tf.errors.NotFoundError(None, None, f"Servable not found for request: {request}")
 
 
 def next_action(models: Iterable[Mapping[int, Version]]) -> tuple[Phase, Version] | None:

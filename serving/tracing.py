@@ -15,9 +15,7 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from serving.call import Call
-
-_LONGEST = 256  # characters of what a client names
+from serving.call import LONGEST, Call
 
 
 class Tracing:
@@ -37,7 +35,7 @@ class Tracing:
             raise ValueError(f"--otlp_endpoint is {endpoint!r}; expected http://HOST:PORT or https://HOST:PORT")
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": service}),
-            span_limits=SpanLimits(max_span_attribute_length=_LONGEST),
+            span_limits=SpanLimits(max_span_attribute_length=LONGEST),
             shutdown_on_exit=False,  # `close` does
         )
         self._exporter = OTLPSpanExporter(endpoint=endpoint)

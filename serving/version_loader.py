@@ -19,6 +19,7 @@ from serving.monitoring import Monitoring
 from serving.servable import Options, Servable
 from serving.server_config_pb2 import BatchingParameters
 from serving.session_batching import Batching
+from serving.states import status_text
 from serving.text_protos import read_text_proto
 
 _POOL = "model_server_batch_threads"
@@ -104,6 +105,10 @@ def _batching(options: Flags, monitoring: Monitoring) -> Batching | None:
 def _warm_up(loaded: Servable, path: Path, options: Flags, monitoring: Monitoring) -> None:
     start = time.monotonic()
     iterations = max(1, options.num_request_iterations_for_warmup)
-    count = warmup.warm_up(loaded, path, check_golden=options.check_golden, iterations=iterations)
+    try:
+        count = warmup.warm_up(loaded, path, check_golden=options.check_golden, iterations=iterations)
+    except tf.errors.OpError as error:
+        monitoring.warmed_up(str(path), status_text(error), time.monotonic() - start, 0)
+        raise
     if count:
         monitoring.warmed_up(str(path), "OK", time.monotonic() - start, count)

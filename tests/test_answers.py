@@ -70,7 +70,6 @@ def test_predict(answers, call, spec):
     asked = Asked(asking(predict_pb2.PredictRequest, **spec).model_spec, {"x": np.float32([2])})
     response = predict_pb2.PredictResponse.FromString(answers.predict(asked, call))
     assert (response.model_spec.version.value, list(response.outputs["y"].float_val)) == (1, [3])
-    assert answers.answer(asked, call).outputs["y"].tolist() == [3]
     assert noted(call) == ("p", 1, "serving_default")
     assert call.rows == 1
 
@@ -105,13 +104,15 @@ def test_metadata_and_status(answers, call):
     assert (status.version, status.state) == (1, 30)
 
 
-def test_the_inputs_of_a_signature(answers, call):
+def test_a_version_to_run_a_signature_of(answers, call):
     spec = asking(predict_pb2.PredictRequest).model_spec
-    assert set(answers.inputs(spec, call)) == {"x"}
-    spec.signature_name = "nope"
-    with pytest.raises(tf.errors.InvalidArgumentError) as refused:
-        answers.inputs(spec, call)
+    with answers.servable(spec, call) as servable:
+        assert set(servable.inputs(spec.signature_name)) == {"x"}
+        assert servable.answer(Asked(spec, {"x": np.float32([2])}), call).outputs["y"].tolist() == [3]
+        with pytest.raises(tf.errors.InvalidArgumentError) as refused:
+            servable.inputs("nope")
     assert refused.value.message == 'Serving signature name: "nope" not found in signature def'
+    assert noted(call) == ("p", 1, "serving_default")
 
 
 def ask(answers, call, method, spec):

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving import models, rest_server, services
+from serving import grpc_server, models, rest_server, services
 from serving.answers import Answers
 from serving.desk import Desk
 from serving.lifecycle import Lifecycle
@@ -37,9 +37,7 @@ def server(tmp_path_factory):
     served.start(read_text_proto(str(root / "models.config"), ModelServerConfig()))
     answers, desk = Answers(lifecycle), Desk()
     rest = rest_server.serve(answers, desk, rest_server.Options(host="127.0.0.1"))
-    server, port = services.serve(
-        services.Services(answers, desk, 7), address="127.0.0.1:0", threads=8, health_service=None
-    )
+    server, port = grpc_server.serve(services.Services(answers, desk, 7), address="127.0.0.1:0")
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel, f"127.0.0.1:{rest.port}"
     server.stop(None).wait()

@@ -12,11 +12,12 @@ from serving.admission import Admission
 from serving.answers import Answers
 from serving.call import Call
 from serving.desk import Desk
+from serving.grpc_server import serve
 from serving.guard import Guard
 from serving.lifecycle import Lifecycle, Retries
 from serving.monitoring import Monitoring
 from serving.servable import Options, Servable
-from serving.services import Services, serve
+from serving.services import Services
 from tests.small_models import plus
 
 
@@ -112,6 +113,26 @@ def test_a_call_that_was_admitted_before_has_one_place_and_is_told_of_once(diary
     assert diary.ended == [("Predict", "OK"), ("Predict", "CANCELLED")]
 
 
+def test_the_time_in_the_queue_is_without_that_of_the_body():
+    asked, desk = call(), Desk()
+    desk.admit(asked)
+    asked.seconds["receive"] = 1000.0
+    desk.serve(asked, lambda: None)
+    assert asked.seconds["queue"] == 0
+
+
+def test_what_a_wire_refuses_is_told_of_and_gives_its_place_back(diary):
+    desk, error = Desk(observers=[diary]), tf.errors.ResourceExhaustedError(None, None, "too large")
+    before, after = call(), call()
+    desk.refuse(before, error)
+    desk.admit(after)
+    assert (before.refused, after.refused) == (True, False)
+    desk.refuse(after, error)
+    assert after.refused
+    assert desk.admission.waiting == 0
+    assert (diary.begun, diary.ended) == (["Predict"] * 2, [("Predict", "RESOURCE_EXHAUSTED")] * 2)
+
+
 @contextlib.contextmanager
 def serving(desk):
     """A real server of one model behind the desk, and a channel to it."""
@@ -120,7 +141,7 @@ def serving(desk):
     )
     lifecycle.aspire("p", {1: plus(1)})
     services = Services(Answers(lifecycle), desk, max_calls=4)
-    server, port = serve(services, address="127.0.0.1:0", threads=5, health_service=None)
+    server, port = serve(services, address="127.0.0.1:0")
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     server.stop(None).wait()
@@ -157,10 +178,10 @@ def test_over_grpc_keys_are_asked_for_and_requests_are_counted_as_in_tensorflow_
     assert counted == [
         ':tensorflow:serving:request_count{model_name="nope",status="NOT_FOUND"} 1',
         ':tensorflow:serving:request_count{model_name="p",status="OK"} 2',
-        ':tensorflow:serving:request_count{model_name="p",status="UNAUTHENTICATED"} 3',
     ]
+    assert ':vit22b:serving:refused_count{API="Predict",status="UNAUTHENTICATED"} 3' in lines
     latency = ':tensorflow:serving:request_latency_count{model_name="p",API="Predict",entrypoint="GRPC"} 2'
     assert [line for line in lines if line.startswith(":tensorflow:serving:request_latency_count")] == [latency]
-    for stage in ("decode", "queue", "run", "encode"):
+    for stage in ("receive", "decode", "queue", "run", "encode"):
         count = f':vit22b:serving:stage_latency_count{{model_name="p",API="Predict",stage="{stage}"}} '
         assert any(line.startswith(count) for line in lines), stage

@@ -105,6 +105,8 @@ def test_a_switch_is_turned_off():
         ("--grpc_max_threads=1", "--grpc_max_threads is 1; expected 2 or more"),
         ("--rest_api_num_threads=0", "--rest_api_num_threads is 0; expected 1 or more"),
         ("--file_system_poll_wait_seconds=-1", "--file_system_poll_wait_seconds is -1; expected 0 or more"),
+        ("--drain_seconds=inf", "--drain_seconds is inf; expected 0 or more"),
+        ("--max_message_bytes=2147483648", "--max_message_bytes is 2147483648; expected 0 to 2147483647"),
         ("--drain_seconds=nan", "--drain_seconds is nan; expected 0 or more"),
         ("--per_process_gpu_memory_fraction=1.5", "--per_process_gpu_memory_fraction is 1.5; expected 0 to 1"),
         ("--request_log=xml", "--request_log is 'xml'; expected json"),

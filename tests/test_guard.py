@@ -62,7 +62,9 @@ def test_with_an_admin_port_models_are_reloaded_there_alone(files):
     assert ask(guard, "Predict") == ""
     assert ask(Guard(admin_port=True, **files), RELOAD, admin=True) == "Unauthenticated"
     assert ask(Guard(admin_port=True, **files), RELOAD, ADMIN, admin=True) == "root"
-    assert ask(Guard(admin_port=True, keys=files["keys"]), RELOAD, admin=True) == ""
+    assert ask(Guard(admin_port=True, keys=files["keys"]), RELOAD, admin=True) == "Unauthenticated"
+    assert ask(Guard(admin_port=True, keys=files["keys"]), RELOAD, USER, admin=True) == "alice"
+    assert ask(Guard(admin_port=True, keys=files["keys"]), RELOAD, USER) == "PermissionDenied"
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,11 @@ def test_a_refusal_is_one_line_in_the_audit_log_without_the_key(files, caplog):
         "model": "",
         "reason": "HandleReloadConfigRequest needs a key of --admin_keys_file",
     }
+
+
+def test_a_refusals_line_is_short_whatever_the_caller_writes(files, caplog):
+    call = Call("Predict", "REST", id="i" * 100_000, model="m" * 100_000)
+    with pytest.raises(tf.errors.UnauthenticatedError):
+        Guard(**files).check(call)
+    entry = json.loads(caplog.records[0].getMessage().removeprefix("Refused "))
+    assert (entry["id"], entry["model"]) == ("i" * 256, "m" * 256)

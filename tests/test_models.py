@@ -14,10 +14,12 @@ from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from serving.call import Call
 from serving.flags import Flags
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
 from serving.models import Models, Options, first_configuration
+from serving.repository import Repository
 from serving.servable import Options as ServableOptions
 from serving.servable import Servable
 from tests.small_models import plus, put
@@ -172,6 +174,63 @@ def test_a_reload_that_is_refused_changes_nothing(versions, tmp_path):
                 "supported"
             )
         assert (server.predict("a"), server.lifecycle.names()) == (2, ["a"])
+
+
+def test_a_reload_does_not_wait_for_versions_that_have_gone_meanwhile(versions, tmp_path):
+    away = put(plus(1), tmp_path / "b", 1)
+    with serving(model("a", versions / "a")) as server:
+        follow = server.models._repository.follow
+
+        def remove_first(models):
+            away.rename(tmp_path / "removed")
+            follow(models)
+
+        server.models._repository.follow = remove_first
+        refused = server.refusal(model("a", versions / "a"), model("b", tmp_path / "b"))
+        assert isinstance(refused, tf.errors.NotFoundError)
+        assert refused.message.startswith("No versions of servable b found under base path")
+        (tmp_path / "removed").rename(away)
+        eventually(lambda: server.states("b") == [(1, "AVAILABLE")])
+
+
+def test_a_reload_does_not_wait_longer_than_its_caller(versions):
+    opened = threading.Event()
+    with serving(model("a", versions / "a")) as server:
+        load = server.lifecycle._load
+        server.lifecycle._load = lambda *what: opened.wait(60) and load(*what)
+        request = ReloadConfigRequest(config=listing(model("a", versions / "a"), model("b", versions / "b")))
+        gone = threading.Event()
+        with futures.ThreadPoolExecutor(1) as pool:
+            call = Call("HandleReloadConfigRequest", "GRPC", gone=gone.is_set)
+            waiting = pool.submit(server.models.reload, request, call)
+            eventually(lambda: server.states("b") == [(3, "LOADING")])
+            gone.set()
+            assert isinstance(waiting.exception(60), tf.errors.CancelledError)
+        opened.set()
+        eventually(lambda: server.states("b") == [(3, "AVAILABLE")])
+
+
+def test_a_defect_ends_none_of_the_threads_that_keep_models_true(versions, tmp_path, caplog, monkeypatch):
+    defects = []
+
+    def once(original):
+        def call(*what, **more):
+            if original not in defects:
+                defects.append(original)
+                raise RuntimeError("a defect")
+            return original(*what, **more)
+
+        return call
+
+    file = tmp_path / "models.config"
+    file.write_text(text_format.MessageToString(listing(model("b", versions / "b"))))
+    with serving(model("a", versions / "a")) as server:
+        monkeypatch.setattr(Lifecycle, "_step", once(Lifecycle._step))
+        monkeypatch.setattr(Repository, "_look_at", once(Repository._look_at))
+        monkeypatch.setattr(Models, "configure", once(Models.configure))
+        server.models.follow_file(str(file), 0.05)
+        eventually(lambda: server.states("b") == [(3, "AVAILABLE")])
+        assert (len(defects), caplog.text.count("A defect of the server")) == (3, 3)
 
 
 def test_a_new_model_that_does_not_load_is_told_by_the_reload(versions, tmp_path):

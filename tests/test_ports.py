@@ -48,7 +48,7 @@ def ports(lifecycle):
     def make(**flags):
         options = Flags(**{"port": free_port(), "bind_address": "127.0.0.1", **flags})
         reception = Reception(options, Monitoring())
-        reload = lambda _request: model_management_pb2.ReloadConfigResponse()  # noqa: E731
+        reload = lambda _request, _call: model_management_pb2.ReloadConfigResponse()  # noqa: E731
         made = Ports(options, Front(Answers(lifecycle), reception.desk, reload, reception.pages(lifecycle)))
         opened.append(made)
         made.open()
@@ -136,8 +136,12 @@ def test_channel_arguments_are_numbers_or_texts(caplog):
     assert channel_arguments("grpc.a=-7,b=x=y,") == {"grpc.a": -7, "b": "x=y"}
     assert channel_arguments("grpc.max_receive_message_length=5") == {}
     assert "grpc.max_receive_message_length has no effect" in caplog.text
+    assert channel_arguments("grpc.a=2147483647,grpc.b=-2147483648") == {"grpc.a": 2**31 - 1, "grpc.b": -(2**31)}
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"has 'grpc\.a'; expected name=value"):
         channel_arguments("grpc.a")
+    for number in ("2147483648", "-2147483649", "9" * 5000):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"grpc\.a is -?[0-9]+; expected -2147483648 to"):
+            channel_arguments(f"grpc.a={number}")
 
 
 @pytest.mark.parametrize(

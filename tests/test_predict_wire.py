@@ -99,6 +99,19 @@ def odd_tensors():
     yield tensor_pb2.TensorProto(dtype=99, float_val=[1])
     yield tensor_pb2.TensorProto(dtype=1, version_number=2, float_val=[1])
     yield tensor_pb2.TensorProto(dtype=10, bool_val=[True])
+    yield from (tensor(np.float32, (1,) * 64, as_content=True), text(b"a", shape=(1,) * 64))
+    yield from (_deeper(np.float32), text(b"a", shape=(1,) * 65))
+
+
+def _deeper(kind):
+    proto = tensor(kind, (1,) * 64, as_content=True)
+    proto.tensor_shape.dim.add(size=1)
+    return proto
+
+
+def test_more_dimensions_than_an_array_has_are_no_tensor():
+    for proto in (_deeper(np.float32), _deeper(np.bool_), text(b"a", shape=(1,) * 65)):
+        assert as_read(predict_wire.parse(request(x=proto).SerializeToString()))[3]["x"] == "no tensor"
 
 
 @pytest.mark.parametrize("proto", list(odd_tensors()))

@@ -3,6 +3,7 @@ import pytest
 
 from serving import rates
 from serving.call import Call
+from serving.model_names import OTHER, ModelNames
 from serving.rates import Rates
 
 
@@ -77,12 +78,13 @@ def test_times_beyond_the_buckets_count():
     assert row.whole.p99 == rates._LIMITS[-1]
 
 
-def test_a_client_that_makes_up_names_takes_no_memory_without_end(monkeypatch):
-    monkeypatch.setattr(rates, "_MAX_KEYS", 10)
-    made = Rates(Clock())
+def test_a_client_that_makes_up_names_takes_no_memory_without_end():
+    names = ModelNames()
+    names.follow(lambda: ["vit"])
+    made = Rates(Clock(), names)
     for number in range(100):
         end(made, 0.1, model=f"m{number}")
-    end(made, 0.1, model="m" * 1000)
+    end(made, 0.1, model="vit")
     counts = {row.model: row.whole.count for row in made.rows()}
-    assert len(counts) == 11
-    assert counts["(other)"] == 91
+    assert len(counts) == 22
+    assert (counts[OTHER], counts["vit"]) == (80, 1)

@@ -3,6 +3,7 @@ import threading
 
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from serving import flags, metrics_page, statusz
 from serving.call import Call
@@ -10,7 +11,7 @@ from serving.keys import line, make_key
 from serving.lifecycle import Lifecycle, Retries
 from serving.monitoring import Monitoring
 from serving.reception import Reception
-from tests.standin import closed_address
+from tests.test_tracing import collecting
 
 
 def reception(*arguments):
@@ -28,6 +29,21 @@ def test_by_default_everybody_is_let_in_and_no_page_is_shown(capsys):
     assert made.desk.admission.max_pending == 1000
     made.close()
     assert capsys.readouterr().out == ""
+
+
+def test_the_models_that_are_served_are_counted_by_name(tmp_path):
+    (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
+    made = reception(f"--monitoring_config_file={tmp_path / 'monitoring'}", "--statusz")
+    lifecycle = Lifecycle(lambda *_: None, Retries(count=0), threading.Event())
+    shown = made.pages(lifecycle)
+    for number in range(30):
+        made.desk.serve(Call("Predict", "GRPC", model=f"m{number}"), lambda: None)
+    lifecycle.states.publish("vit", 1, ModelVersionStatus.AVAILABLE)
+    made.desk.serve(Call("Predict", "GRPC", model="vit"), lambda: None)
+    text = shown[metrics_page.PATH]()[1]
+    assert ':tensorflow:serving:request_count{model_name="vit",status="OK"} 1\n' in text
+    assert ':tensorflow:serving:request_count{model_name="(other)",status="OK"} 10\n' in text
+    assert "vit" in shown[statusz.PATH]()[1]
 
 
 def test_the_pages_show_the_requests_of_the_desk(tmp_path):
@@ -64,6 +80,7 @@ def test_keys_and_the_log_of_requests_are_as_the_flags_say(tmp_path, capsys):
     with pytest.raises(tf.errors.UnauthenticatedError):
         made.desk.serve(Call("Predict", "GRPC"), lambda: pytest.fail("it was computed"))
     made.desk.serve(Call("Predict", "GRPC", metadata={"x-api-key": key}), lambda: None)
+    made.close()
     entries = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [(entry["status"], entry["user"]) for entry in entries] == [("UNAUTHENTICATED", ""), ("OK", "alice")]
 
@@ -82,6 +99,8 @@ def test_a_flag_that_makes_no_sense_keeps_the_server_from_starting(flag, text):
 
 
 def test_traces_are_sent_when_the_server_ends():
-    made = reception(f"--otlp_endpoint=http://{closed_address()}")
-    assert [observer for observer in made.desk._observers if type(observer).__name__ == "Tracing"]
-    made.close()
+    with collecting() as (collector, address):
+        made = reception(f"--otlp_endpoint={address}")
+        made.desk.serve(Call("Predict", "GRPC"), lambda: None)
+        made.close()
+    assert "Predict" in {span.name for span in collector.spans}

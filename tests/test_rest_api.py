@@ -14,6 +14,7 @@ from serving.keys import KeyFile
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
 from serving.rest_api import Reply, Request, RestApi
+from serving.rest_body import TooLargeError
 from serving.servable import Options, Servable
 from tests.small_models import half_plus
 
@@ -38,8 +39,11 @@ def api(answers):
 
 def reply(api, body, *, verb="predict", method="POST", path="/v1/models/a", **more):
     content = body if isinstance(body, bytes) else body.encode()
-    answer = api.admit(Request(method, f"{path}:{verb}" if verb else path, body=content, **more))
-    return answer if isinstance(answer, Reply) else answer()
+    admitted = api.admit(Request(method, f"{path}:{verb}" if verb else path, **more))
+    if isinstance(admitted, Reply):
+        return admitted
+    admitted.begin()
+    return admitted.answer(content)
 
 
 def error(answered):
@@ -294,12 +298,47 @@ def test_every_request_passes_the_desk(answers):
 
 def test_a_full_server_says_when_to_come_again(answers):
     api = RestApi(answers, Desk(admission=Admission(max_pending=1)), 30)
-    request = Request("POST", "/v1/models/a:predict", body=b'{"instances":[1.0]}')
-    first = api.admit(request)
-    refused = api.admit(request)
-    assert (refused.status, refused.headers) == (429, {"Retry-After": "1"})
-    assert first().status == 200
-    assert api.admit(request)().status == 200
+    request, body = Request("POST", "/v1/models/a:predict"), b'{"instances":[1.0]}'
+    for end in (
+        lambda admitted: admitted.answer(body),
+        lambda admitted: admitted.refuse(TooLargeError("23", 22)),
+        lambda admitted: admitted.drop(),
+    ):
+        first, refused = api.admit(request), api.admit(request)
+        assert (refused.status, refused.headers) == (429, {"Retry-After": "1"})
+        end(first)
+    assert api.admit(request).answer(body).status == 200
+
+
+def test_what_becomes_of_an_admitted_request_is_told(answers):
+    observed = Observed()
+    api = RestApi(answers, Desk(observers=[observed]), 30)
+    request = Request("POST", "/v1/models/a:predict")
+    assert api.admit(request).refuse(TooLargeError("23", 22)).status == 413
+    api.admit(request).drop()
+    assert [status for _, status in observed.calls] == ["RESOURCE_EXHAUSTED", "CANCELLED"]
+    assert [
+        api.admit(Request(*asked)).is_work for asked in (("POST", "/v1/models/a:predict"), ("GET", "/v1/models/a"))
+    ] == [
+        True,
+        False,
+    ]
+
+
+def test_a_body_that_is_too_large_once_it_is_inflated_is_refused(answers):
+    api, body = RestApi(answers, Desk(), 30, 1000), b'{"instances":[1.0]%b}'
+    gzipped = {"content-encoding": "gzip"}
+    assert reply(api, gzip.compress(body % (b" " * 900)), headers=gzipped).status == 200
+    assert reply(api, gzip.compress(body % (b" " * (1001 - len(body) + 2))), headers=gzipped) == Reply(
+        413, b'{\n    "error": "Received message larger than max (more, once it is inflated, vs. 1000)"\n}'
+    )
+
+
+def test_the_version_that_says_what_the_inputs_are_is_the_one_that_answers(answers, monkeypatch):
+    leases, lease = [], Lifecycle.lease
+    monkeypatch.setattr(Lifecycle, "lease", lambda *what: leases.append(what) or lease(*what))
+    assert reply(RestApi(answers, Desk(), 30), '{"instances":[1.0]}').status == 200
+    assert len(leases) == 1
 
 
 def test_a_caller_without_a_key_is_refused(answers, tmp_path):

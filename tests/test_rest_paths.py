@@ -16,6 +16,9 @@ from serving.rest_paths import PREFIX, Route, parse
         ("GET", "/v1/models/metadata", Route("GetModelStatus", "metadata")),
         ("GET", "/v1/models", Route("GetModelStatus", error="Missing model name in request.")),
         ("GET", "/v1/models/m/versions/9223372036854775808", Route(model="m", error="")),
+        ("POST", f"/v1/models/m/versions/{'9' * 5000}:predict", Route(model="m", error="")),
+        ("GET", f"/v1/models/m/versions/{'0' * 5000}7", Route("GetModelStatus", "m", 7)),
+        ("GET", "/v1/models/m/versions/00", Route("GetModelStatus", "m", 0)),
     ],
 )
 def test_a_path_names_a_method_of_a_model(method, path, route):

@@ -11,11 +11,13 @@ import pytest
 import trustme
 
 from serving import rest_server
+from serving.admission import Admission
 from serving.answers import Answers
 from serving.desk import Desk
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
 from serving.rest_server import Options
+from serving.runtime import Runtime
 from serving.servable import Options as ServableOptions
 from serving.servable import Servable
 from tests.small_models import plus
@@ -217,6 +219,17 @@ def test_a_page_is_shown_while_every_thread_is_at_work(server, tmp_path):
         assert under_way.result(SECONDS) == (200, b'{\n    "outputs": 1.0\n}')
 
 
+def test_a_probe_is_answered_while_every_thread_is_at_work(server, tmp_path):
+    with futures.ThreadPoolExecutor() as clients:
+        under_way = clients.submit(post, server, waiting(tmp_path / "gate"))
+        wait_for(tmp_path / "gate.waiting")
+        for path in ("/v1/models/p", "/v1/models/p/metadata", "/v1/models"):
+            response, _, _ = ask(server, f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            assert response.status == (400 if path == "/v1/models" else 200)
+        (tmp_path / "gate").touch()
+        assert under_way.result(SECONDS)[0] == 200
+
+
 def test_a_request_that_takes_too_long_is_stopped(answers, tmp_path):
     with serving(answers, timeout=0.3) as server:
         status, body = post(server, waiting(tmp_path / "never"))
@@ -255,6 +268,63 @@ def test_nothing_is_computed_for_a_client_that_has_hung_up(answers, tmp_path):
         (tmp_path / "gate").touch()
         assert under_way.result(SECONDS)[0] == 200
         assert observed.wait_for("left") == ("CANCELLED", False)
+
+
+def test_a_request_that_no_thread_takes_in_time_is_told_so(answers):
+    observed = Observed()
+    desk = Desk(observers=[observed])
+    with serving(answers, desk, threads=1, timeout=1.0) as server, futures.ThreadPoolExecutor() as clients:
+        hold = threading.Event()
+        held = server._handler._threads.submit(hold.wait, SECONDS)
+        late = clients.submit(ask, server, REQUEST.replace(b"Host: h", b"Host: h\r\nX-Request-Id: late"))
+        response, body, _ = late.result(SECONDS)
+        assert (response.status, body) == (504, b'{\n    "error": "Timed out waiting for notification"\n}')
+        assert observed.wait_for("late") == ("DEADLINE_EXCEEDED", False)
+        assert (desk.admission.running, desk.admission.waiting) == (0, 0)
+        hold.set()
+        assert held.result(SECONDS)
+
+
+def test_a_run_that_does_not_stop_at_its_deadline_is_not_waited_for(answers, tmp_path, monkeypatch):
+    run = Runtime.run
+    monkeypatch.setattr(Runtime, "run", lambda *what, **options: run(*what, **options | {"timeout": None}))
+    observed = Observed()
+    with serving(answers, Desk(observers=[observed]), timeout=0.3) as server:
+        status, _ = post(server, waiting(tmp_path / "gate"), **{"X-Request-Id": "stubborn"})
+        assert status == 504
+        assert "stubborn" not in observed.ended
+        (tmp_path / "gate").touch()
+        assert observed.wait_for("stubborn") == ("OK", True)
+
+
+def test_a_refusal_does_not_wait_for_the_body(answers):
+    observed = Observed()
+    desk = Desk(admission=Admission(max_pending=1), observers=[observed])
+    with serving(answers, desk) as server, connected(server) as first, connected(server) as second:
+        head = PREDICT + b"Expect: 100-continue\r\nContent-Length: 23\r\n"
+        first.sendall(head + b"X-Request-Id: first\r\n\r\n")
+        assert first.recv(4096).startswith(b"HTTP/1.1 100")  # it has the only place, and its body is still to come
+        second.sendall(PREDICT + b"Content-Length: 23\r\n\r\n")
+        assert read_answer(second)[0].status == 429
+        first.close()
+        assert observed.wait_for("first") == ("CANCELLED", False)
+        assert post(server, BODY) == (200, ANSWER)
+
+
+def test_a_body_that_does_not_come_gives_its_place_back(answers):
+    observed = Observed()
+    desk = Desk(observers=[observed])
+    with serving(answers, desk, timeout=0.5) as server, connected(server) as slow:
+        slow.sendall(PREDICT + b"X-Request-Id: slow\r\nContent-Length: 23\r\n\r\n" + BODY[:5])
+        assert read_answer(slow)[0].status == 504
+        assert observed.wait_for("slow") == ("DEADLINE_EXCEEDED", False)
+        assert desk.admission.waiting == 0
+
+
+def test_the_head_of_a_request_is_bounded(server):
+    for more in (b"X-Long: " + b"a" * 2**18 + b"\r\n", b"".join(b"X-%d: a\r\n" % number for number in range(100))):
+        response, body, _ = ask(server, REQUEST.replace(b"Host: h\r\n", b"Host: h\r\n" + more))
+        assert (response.status, body) == (400, BAD_REQUEST)
 
 
 def test_a_body_that_is_cut_short_gets_no_answer_and_does_no_harm(server, caplog):
@@ -310,6 +380,38 @@ def test_a_stop_waits_for_what_is_under_way_and_takes_no_more(answers, tmp_path)
         (tmp_path / "gate").touch()
         assert under_way.result(SECONDS)[0] == 200
         stopping.result(SECONDS)
+
+
+def test_a_stop_waits_until_the_answer_has_left(answers):
+    server = rest_server.serve(answers, Desk(), Options(host="127.0.0.1"))
+    body = json.dumps({"instances": [0.123456789] * 300_000}).encode()
+    with futures.ThreadPoolExecutor() as clients, socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(SECONDS)
+        slow.connect(("127.0.0.1", server.port))
+        slow.sendall(PREDICT + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        first = slow.recv(1)
+        stopping = clients.submit(server.stop, SECONDS)
+        with pytest.raises(futures.TimeoutError):
+            stopping.result(0.3)
+        received = first + slow.makefile("rb").read()
+        stopping.result(SECONDS)
+    head, _, content = received.partition(b"\r\n\r\n")
+    assert b"Content-Length: %d" % len(content) in head
+    assert len(json.loads(content)["predictions"]) == 300_000
+
+
+def test_a_stop_answers_what_has_come_in(answers):
+    for _ in range(5):
+        server = rest_server.serve(answers, Desk(), Options(host="127.0.0.1"))
+        with connected(server) as connection:
+            connection.sendall(REQUEST)
+            assert read_answer(connection)[1:] == (ANSWER, False)
+            connection.sendall(REQUEST)
+            stopping = threading.Thread(target=server.stop, args=(SECONDS,))
+            stopping.start()
+            assert read_answer(connection)[1] == ANSWER
+            stopping.join(SECONDS)
 
 
 def test_a_stop_does_not_wait_longer_than_its_grace(answers, tmp_path):

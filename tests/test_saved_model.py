@@ -110,7 +110,7 @@ def test_damaged_variables_fail_the_load(version, caplog):
     data.write_bytes(b"x")
     with pytest.raises(tf.errors.OutOfRangeError, match="Read less bytes than requested"):
         load(version)
-    assert "copy the version again" in caplog.text
+    assert "copy it again, under a new number" in caplog.text
 
 
 def test_variables_that_cannot_be_read_are_no_damage(version, caplog):
@@ -122,7 +122,7 @@ def test_variables_that_cannot_be_read_are_no_damage(version, caplog):
         load(version)
     assert not isinstance(caught.value, (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError))
     assert f"Cannot restore the variables of {version}: " in caplog.text
-    assert "copy the version again" not in caplog.text
+    assert "copy it again, under a new number" not in caplog.text
 
 
 def test_a_byte_of_the_variables_that_changed_fails_the_load_and_the_version_is_named(version, caplog):

@@ -274,12 +274,32 @@ def test_who_waits_no_more_is_not_computed(batched, hold):
     assert four.values("processed_batch_size") == [1]
 
 
+def test_a_defect_before_the_run_is_told_and_the_thread_works_on(batched, caplog):
+    two = batched("max_batch_size { value: 2 } batch_timeout_micros { value: 60000000 }")
+
+    def defect():
+        raise RuntimeError("a defect")
+
+    asked = [two.ask(f(1), call=Call("Predict", "GRPC", gone=defect)), two.ask(f(2))]
+    assert {error_of(request) for request in asked} == {(tf.errors.InternalError, "RuntimeError: a defect")}
+    assert "A batch: a defect of the server" in caplog.text
+    assert two.ask(f(1, 2)).result(60).tolist() == [2, 4]
+
+
+def test_the_time_in_the_queue_is_told_under_the_name_of_the_pool(batched):
+    named = batched(f'{AT_ONCE} thread_pool_name {{ value: "pool" }}')
+    named.ask(f(1)).result(60)
+    assert [labels for name, _value, labels in named.seen if name == "queuing_latency"] == [
+        {"thread_pool_name": "pool"}
+    ]
+
+
 def test_a_batch_runs_as_long_as_its_last_deadline(batched, tmp_path):
     two = batched("max_batch_size { value: 2 } batch_timeout_micros { value: 60000000 }")
     gate = str(tmp_path / "gate").encode()
-    calls = [Call("Predict", "GRPC", deadline=time.monotonic() + seconds) for seconds in (0.2, 60)]
+    calls = [Call("Predict", "GRPC", deadline=time.monotonic() + seconds) for seconds in (2, 60)]
     asked = [two.ask([gate], "held:0", "gate:0", call) for call in calls]
-    wait_for(lambda: calls[0].remaining() < -0.1)
+    wait_for(lambda: calls[0].remaining() < -0.1 and two.values("wrapped_run_count"))
     assert not any(request.done() for request in asked)
     (tmp_path / "gate").touch()
     assert [request.result(60).shape for request in asked] == [(1,), (1,)]

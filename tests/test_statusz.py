@@ -37,10 +37,10 @@ def statusz():
     for seconds in (0.010, 0.011, 0.5):
         rates.end(Call("Predict", "GRPC", model="vit"), "OK", seconds)
     rates.end(Call("Classify", "REST", model=HOSTILE), "NOT_FOUND", 0.0002)
-    admission = Admission(max_pending=50, max_running=4)
+    admission = Admission(max_pending=50)
     for _ in range(3):
         admission.enter()
-    admission.wait(Call("Predict", "GRPC"))
+    admission.begin()
     return Statusz(states, rates, admission)
 
 
@@ -86,7 +86,7 @@ def test_it_shows_models_states_errors_rates_and_the_queue(statusz):
     ]
     assert page.tables["Models"][3][:3] == ["so400m", "2", "END"]
     assert page.tables["Models"][3][3].startswith(f"OUT_OF_RANGE: Read less bytes than requested {HOSTILE}")
-    assert "1 of at most 4 running, 2 waiting; beyond 50 together they are refused." in page.text
+    assert "1 running, 2 waiting; beyond 50 together they are refused." in page.text
     for title in ("Last minute", "Since the start"):
         head, hostile, vit = page.tables[title]
         assert head == ["Model", "API", "By", "Requests", "Per second", "p50", "p95", "p99", "Failed"]

@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from serving import version_loader, warmup
+from serving import metrics_page, version_loader, warmup
 from serving.flags import Flags
 from serving.monitoring import Monitoring
 from serving.servable import Servable
@@ -24,6 +24,16 @@ def test_a_version_whose_warm_up_fails_is_closed(monkeypatch):
         load("p", 1, plus(1))
     assert closed == [1]
     version_loader.loader(Flags(enable_model_warmup=False), Monitoring())("p", 1, plus(1)).close()
+
+
+def test_a_warm_up_that_fails_is_counted_under_its_status(tmp_path):
+    monitoring = Monitoring()
+    path = put(plus(1), tmp_path, 1)
+    (path / "assets.extra").mkdir(exist_ok=True)
+    (path / warmup.WARMUP_FILE).write_bytes(b"no records" * 10)
+    with pytest.raises(tf.errors.DataLossError) as failed:
+        version_loader.loader(Flags(), monitoring)("p", 1, path)
+    assert f'status="DATA_LOSS: {failed.value.message[:20]}' in metrics_page.text(monitoring)
 
 
 def test_loads_are_counted(tmp_path):
