@@ -108,9 +108,13 @@ fuzz: setup ## send the server FUZZ_REQUESTS mutated requests, gRPC and REST; no
 SOAK_KILLS ?= 6
 SOAK_SECONDS ?= 180
 
-.PHONY: soak
-soak: setup ## kill a training run SOAK_KILLS times: it goes on bit for bit; load a server for SOAK_SECONDS: it loses nothing
+.PHONY: soak soak-training soak-serving
+soak: soak-training soak-serving ## both soaks
+
+soak-training: setup ## kill a training run SOAK_KILLS times at random moments; it has to go on bit for bit
 	$(BIN)/python benchmarks/soak.py --kills $(SOAK_KILLS)
+
+soak-serving: setup ## load a server for SOAK_SECONDS while its versions change; writes build/soak/report.json
 	$(BIN)/python benchmarks/soak_serving.py --seconds $(SOAK_SECONDS)
 
 .PHONY: bench
