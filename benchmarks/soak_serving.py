@@ -205,6 +205,8 @@ def problems(report: dict[str, Any]) -> list[str]:
     for name in ("descriptors", "threads"):
         if report[f"{name}_end"] > report[f"{name}_start"]:
             found.append(f"{name} have grown from {report[f'{name}_start']} to {report[f'{name}_end']}")
+    if not report["versions_switched"]:
+        found.append("no version took the place of another")
     if report["exit_code"]:
         found.append(f"the server ended with code {report['exit_code']}; expected 0")
     return found + [f"the server's log: {line}" for line in report["server_faults"]]
