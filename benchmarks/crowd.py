@@ -88,6 +88,12 @@ class Crowd:
         for thread in self._threads:
             thread.join()
 
+    def ask_at_once(self, asks: Sequence[Ask]) -> None:
+        """Sends requests all at once, more of them than the server takes, and waits for all answers."""
+        with self._tally.overload(), futures.ThreadPoolExecutor(len(asks)) as pool:
+            for done in [pool.submit(self.ask, ask) for ask in asks]:
+                done.result()
+
     def ask(self, ask: Ask) -> None:
         """Sends one request on a connection of its own, waits, and counts it."""
         sent = self._sent(ask)
@@ -147,10 +153,8 @@ class Crowd:
         """More requests at once than the server takes."""
 
         def burst() -> bool:
-            with self._tally.overload(), futures.ThreadPoolExecutor(2 * _BURST) as pool:
-                asks = generator.choices(self._grpc_asks, k=_BURST) + generator.choices(self._rest_asks, k=_BURST)
-                for done in [pool.submit(self.ask, ask) for ask in asks]:
-                    done.result()
+            asks = generator.choices(self._grpc_asks, k=_BURST) + generator.choices(self._rest_asks, k=_BURST)
+            self.ask_at_once(asks)
             return not self._stop.wait(_BETWEEN_BURSTS)
 
         self._again(burst)

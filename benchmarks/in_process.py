@@ -4,11 +4,11 @@
 
 For benchmarks/serving.py, in the place of the server on the walk SavedModel -> [server] -> client. The same code loads
 the version as in the server, and the requests' arrays are fed to it as they are, with no wire before or behind. Orders
-come as in benchmarks/load.py; the first line that it writes says that it is there.
+come as orders.py has them.
 """
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
-import json
+import functools
 import logging
 import re
 import sys
@@ -17,20 +17,21 @@ from typing import Any
 
 import tensorflow as tf
 
+from benchmarks.orders import follow
 from benchmarks.pace import closed_loop
 from serving import predict_wire, warmup
 from serving.servable import Options, Servable
 
 
-def closed(servable: Servable, file: str, *, concurrency: int, seconds: float) -> dict[str, Any]:
-    """As pace.closed_loop, with the inputs of the PredictRequest in a file."""
+def closed(servable: Servable, *, file: str, concurrency: int, seconds: float) -> dict[str, Any]:
+    """As pace.closed_loop, with the inputs of the PredictRequest in a file; and rss_bytes, of this process."""
     asked = predict_wire.parse(Path(file).read_bytes())
 
     def call() -> bool:
         servable.answer(asked)
         return True
 
-    return closed_loop([call] * concurrency, seconds)
+    return {**closed_loop([call] * concurrency, seconds), "rss_bytes": rss_bytes()}
 
 
 def main(version: Path) -> None:
@@ -38,11 +39,7 @@ def main(version: Path) -> None:
     tf.get_logger().setLevel(logging.ERROR)
     servable = Servable.load("model", int(version.name), version, Options())
     warmup.warm_up(servable, version, check_golden=False, iterations=1)
-    print(json.dumps({}), flush=True)
-    for line in sys.stdin:
-        order = json.loads(line)
-        order.pop("do")
-        print(json.dumps({**closed(servable, **order), "rss_bytes": rss_bytes()}), flush=True)
+    follow({"closed": functools.partial(closed, servable)})
 
 
 def rss_bytes() -> int:

@@ -2,18 +2,17 @@
 
     .venv/bin/python -m benchmarks.load
 
-For benchmarks/serving.py, at the client's end of the walk SavedModel -> server -> [client]. An order is a line of JSON
-on stdin, what came of it a line on stdout. Requests are read once and sent as bytes, answers are counted and not read:
-on a machine that is both ends, what the client takes is missing at the server.
+For benchmarks/serving.py, at the client's end of the walk SavedModel -> server -> [client]. Orders come as orders.py
+has them. Requests are read once and sent as bytes, answers are counted and not read: on a machine that is both ends,
+what the client takes is missing at the server.
 """
 
 import functools
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.orders import follow
 from benchmarks.pace import closed_loop, open_loop
 from benchmarks.raw_client import PREDICTION, Grpc, Http
 
@@ -63,13 +62,5 @@ def _http(address: str, number: int) -> Http:
     return Http(address, _PATIENCE)
 
 
-def main() -> None:
-    """Follows orders until there are none: {"do": "closed", and its arguments}."""
-    does = {"closed": closed, "opened": opened}
-    for line in sys.stdin:
-        order = json.loads(line)
-        print(json.dumps(does[order.pop("do")](**order)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    follow({"closed": closed, "opened": opened})

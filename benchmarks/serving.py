@@ -9,39 +9,32 @@ that sends bytes (benchmarks/load.py): on few cores what it takes is missing at 
 the server's.
 """
 
-import base64
 import contextlib
 import dataclasses
 import importlib.metadata
-import io
 import json
 import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 from rich.table import Table
-from sklearn.datasets import load_sample_images
 
 from benchmarks import random_model
-from benchmarks.raw_client import request
-from benchmarks.server_process import ROOT, ServerError, ServerProcess
-from vit22b import program, signature
-from vit22b.tensors import predict_request
+from benchmarks.orders import Orders
+from benchmarks.request_files import Request, write_requests
+from benchmarks.server_process import ServerError, ServerProcess
+from vit22b import program
 
 MODEL = "model"
 RATIO, ADDED_MS = 0.95, 1.0  # the goals
 _THREADS = 64  # of the server, so that none of an open loop is refused
 _SHORT_TURNS = 20  # in a turn
 _SHARES = (0.3, 0.6, 0.9)  # of the saturation
-_PHOTOGRAPH = (500, 375)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,55 +62,6 @@ class Settings:
                 f"--rounds {self.rounds} --concurrency {self.concurrency} --seconds {self.seconds:g}; expected more "
                 "than 0 of each"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A request of the benchmark: files with it as gRPC and as HTTP has it."""
-
-    name: str
-    rows: int
-    grpc: str
-    rest: str
-
-
-class Orders:
-    """A process of this folder that follows orders, a line of JSON each, until the context ends."""
-
-    def __init__(self, *command: str):
-        """Starts `python -m command`."""
-        # As a module: a program's own folder comes first on sys.path, and here that has a serving.py, this one.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def answer(self) -> dict[str, Any]:
-        """The next line that it writes.
-
-        Raises:
-            ServerError: there is none.
-        """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ServerError(f"{' '.join(self._process.args)} ended with code {self._process.wait()}")
-        return json.loads(line)
-
-    def order(self, **order: Any) -> dict[str, Any]:
-        """What came of an order."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return self.answer()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,11 +147,10 @@ def main(settings: Settings) -> None:
     folder = settings.folder.absolute()
     description = random_model.image_tower(settings.size)
     random_model.export(description, folder / MODEL, settings.batch_sizes)
-    requests = write_requests(folder, description.preprocess.resolution)
+    requests = write_requests(folder, MODEL, description.preprocess.resolution)
     flags = [f"--model_name={MODEL}", f"--model_base_path={folder / MODEL}", f"--grpc_max_threads={_THREADS}"]
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(Orders("benchmarks.in_process", str(folder / MODEL / "1")))
-        session.answer()  # it is there
         server = stack.enter_context(ServerProcess(flags, folder / "server.log"))
         client = stack.enter_context(Orders("benchmarks.load"))
         report = measure(Bench(server, session, client, settings), requests)
@@ -258,34 +201,6 @@ def goals_missed(saturation: Sequence[Mapping[str, Any]], latency: Sequence[Mapp
         for row in latency
         if row["added_p50_ms"] >= ADDED_MS
     ]
-
-
-def write_requests(folder: Path, side: int) -> dict[str, Request]:
-    """The requests, by name: an image's pixels, its file, and the features of four, tokens and all."""
-    photograph = Image.fromarray(load_sample_images().images[0]).resize(_PHOTOGRAPH)
-    file = io.BytesIO()
-    photograph.save(file, "JPEG", quality=90)
-    pixels = np.asarray(photograph.resize((side, side)))[None]
-    names = signature.EMBED_PIXELS, signature.EMBED_IMAGE, signature.FEATURES
-    inputs: tuple[dict[str, Any], ...] = (
-        {signature.PIXELS: pixels},
-        {signature.IMAGE_BYTES: np.array([file.getvalue()], object)},
-        {signature.PIXELS: np.repeat(pixels, 4, axis=0)},
-    )
-    found = {}
-    for name, asked, given in zip(("pixels", "image bytes", "features with tokens"), names, inputs, strict=True):
-        grpc, rest = (folder / f"{asked}.{wire}" for wire in ("grpc", "http"))
-        grpc.write_bytes(predict_request(MODEL, asked, given).SerializeToString())
-        body = json.dumps({"signature_name": asked, "inputs": {key: _json(value) for key, value in given.items()}})
-        rest.write_bytes(request("POST", f"/v1/models/{MODEL}:predict", body.encode()))
-        found[name] = Request(name, len(next(iter(given.values()))), str(grpc), str(rest))
-    return found
-
-
-def _json(value: Any) -> Any:
-    if value.dtype != object:
-        return value.tolist()
-    return [{"b64": base64.b64encode(one).decode()} for one in value]
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -23,24 +23,29 @@ class Disturbance:
     """Times in which a server may refuse what it must answer at others: an overload, a change of versions."""
 
     def __init__(self) -> None:
-        self._changes = 0
+        self._lock = threading.Lock()
+        self._now = self._past = 0
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """The time within is one; of one thread at once."""
-        self._changes += 1
+        """The time within is one."""
+        with self._lock:
+            self._now += 1
         try:
             yield
         finally:
-            self._changes += 1
+            with self._lock:
+                self._now -= 1
+                self._past += 1
 
     def mark(self) -> int:
-        """Where we are now, for `since`."""
-        return self._changes
+        """Where we are, for `since`: how many there have been, or -1 within one."""
+        with self._lock:
+            return -1 if self._now else self._past
 
     def since(self, mark: int) -> bool:
         """Whether any of the time since then was one."""
-        return bool(mark % 2) or mark != self._changes
+        return mark != self.mark() or mark < 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""Requests that are a little wrong, and how their answers are judged; `make fuzz` sends them."""
+"""Requests that are a little wrong, and how their answers are judged; `make fuzz` sends many of them."""
 
+import contextlib
 import json
 import random
+import threading
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -11,7 +13,16 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from benchmarks import conformance, mutations
 from benchmarks.fuzz import judge
 from benchmarks.fuzz_cases import Case, Corpus
-from benchmarks.raw_client import LOST, Reply, request
+from benchmarks.raw_client import LOST, Grpc, Http, Reply, request
+from serving import configuration, grpc_server, models, rest_server, services
+from serving.answers import Answers
+from serving.desk import Desk
+from serving.lifecycle import Lifecycle
+from serving.loading import Retries
+from serving.servable import Options, Servable
+from tests.small_models import half_plus, put
+from vit22b import wire_pb2
+from vit22b.tensors import from_wire
 
 CONFIG = """model_config_list {
   config { name: "half_plus" base_path: "/models/half_plus" model_platform: "tensorflow" }
@@ -46,8 +57,8 @@ def test_requests_go_to_every_method_and_most_of_them_have_a_meaning(corpus):
 
 
 def test_no_reload_takes_the_neighbours_model_away(corpus):
-    reloads = [case for number in range(20_000) if (case := corpus.case(0, number)).path.endswith("ConfigRequest")]
-    assert len(reloads) > 50
+    reloads = [case for number in range(10_000) if (case := corpus.case(0, number)).path.endswith("ConfigRequest")]
+    assert len(reloads) > 25
     for case in reloads:
         try:
             config = ReloadConfigRequest.FromString(case.content).config
@@ -111,3 +122,56 @@ def test_an_answer_of_the_real_servers_kind_is_right(case, reply):
 )
 def test_an_answer_that_is_the_servers_own_fault_is_told(case, reply, told):
     assert told in judge(case, reply)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The addresses, gRPC's and REST's, of a server of half_plus."""
+    base_path = tmp_path_factory.mktemp("fuzz") / "half_plus"
+    put(half_plus(1), base_path, 1)
+    stop = threading.Event()
+    lifecycle = Lifecycle(lambda name, version, path: Servable.load(name, version, path, Options()), Retries(0), stop)
+    served = models.Models(lifecycle, stop)
+    served.start(configuration.one_model("half_plus", str(base_path)))
+    answers, desk = Answers(lifecycle), Desk()
+    rest = rest_server.serve(answers, desk, rest_server.Options(host="127.0.0.1"))
+    grpc, port = grpc_server.serve(services.Services(answers, desk, 7), address="127.0.0.1:0")
+    yield f"127.0.0.1:{port}", f"127.0.0.1:{rest.port}"
+    grpc.stop(None).wait()
+    rest.stop(0)
+    stop.set()
+    served.close()
+
+
+def test_every_request_is_answered_and_a_neighbour_is_as_before(served, corpus):
+    with contextlib.closing(Grpc(served[0])) as client:
+        for number in range(150):
+            case = corpus.case(3, number)
+            if case.path:
+                reply = client.send(case.path, case.content, patience=60)
+            else:
+                with contextlib.closing(Http(served[1], 60)) as http:
+                    reply = http.send(case.content, case.method, whole=case.whole)
+            assert judge(case, reply) == "", case
+        reply = client.send(GRPC.path, Corpus.neighbour(), patience=60)
+    assert from_wire(wire_pb2.PredictResponse.FromString(reply.content).outputs["y"]).tolist() == [2.5, 3.0, 4.5]
+
+
+def test_a_client_of_bytes_tells_an_answer_from_the_lack_of_one(served):
+    grpc, rest = served
+    status = request("GET", "/v1/models/half_plus")
+    with contextlib.closing(Http(rest, 60)) as http:
+        assert [http.send(status, "GET").code for _ in range(2)] == ["200", "200"]  # on one connection
+        cut = request("POST", "/v1/models/half_plus:predict", b"{}")[:-1]
+        assert http.send(cut, whole=False).code == LOST  # closed without an answer, as the real server does
+        assert http.send(request("FOO", "/v1/models/half_plus"), "FOO").code == "501"
+        http.leave(status)
+        assert http.send(status, "GET").code == "200"
+    with contextlib.closing(Grpc(grpc)) as client:
+        assert client.send(GRPC.path, b"\xff", patience=60) == Reply("INTERNAL")
+        assert client.send("/nope.Nope/Nope", b"", patience=60).code == "UNIMPLEMENTED"
+        assert client.send(GRPC.path, Corpus.neighbour(), timeout=1e-9, patience=60).code == "DEADLINE_EXCEEDED"
+    with contextlib.closing(Grpc("127.0.0.1:1")) as client:
+        assert client.send(GRPC.path, b"", patience=60).code == LOST
+    with contextlib.closing(Http("127.0.0.1:1", 60)) as http:
+        assert http.send(status, "GET").code == LOST
