@@ -23,7 +23,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -79,7 +79,8 @@ def main(settings: Settings) -> int:
             fuzz.run(corpus)
         fuzz.end()
     print(f"{fuzz.sent} requests: {dict(fuzz.codes.most_common())}")
-    print("\n".join(fuzz.problems) or f"each was answered, and {fuzz.compared} neighbours as before")
+    if not fuzz.problems:
+        print(f"each was answered, and {fuzz.compared} neighbours as before")
     return 1 if fuzz.problems else 0
 
 
@@ -133,11 +134,12 @@ class Fuzz:
         with contextlib.closing(Http(self._server.rest, self._settings.patience)) as http:
             for path in ("/monitoring/prometheus/metrics", "/statusz"):
                 if (code := http.send(request("GET", path), "GET").code) != "200":
-                    self.problems.append(f"GET {path}: {code}")
+                    self._tell(f"GET {path}: {code}")
         self._server.terminate()
         if code := self._server.wait(60):
-            self.problems.append(f"the server ended with code {code}; expected 0")
-        self.problems += [f"the server's log: {line}" for line in self._server.faults()]
+            self._tell(f"the server ended with code {code}; expected 0")
+        for line in self._server.faults():
+            self._tell(f"the server's log: {line}")
 
     def _one(self, case: Case) -> None:
         patience = self._settings.patience
@@ -153,7 +155,11 @@ class Fuzz:
             if problem and len(self.problems) < _MOST_PROBLEMS:
                 file = self._folder / f"{self._settings.seed}-{case.number}.bin"
                 file.write_bytes(case.content)
-                self.problems.append(f"request {case.number}, {case.path or 'REST'}, {file}: {problem}")
+                self._tell(f"request {case.number}, {case.path or 'REST'}, {file}: {problem}")
+
+    def _tell(self, problem: str) -> None:
+        self.problems.append(problem)
+        print(problem, flush=True)
 
     def _ask_grpc(self, over: threading.Event) -> None:
         with contextlib.closing(Grpc(self._server.grpc)) as client:
@@ -166,12 +172,12 @@ class Fuzz:
             content = request("POST", "/v1/models/half_plus/versions/2:predict", body)
             self._ask(over, lambda: client.send(content))
 
-    def _ask(self, over, send) -> None:
+    def _ask(self, over: threading.Event, send: Callable[[], Reply]) -> None:
         first = send()
         while not over.is_set():
             if (reply := send()).content != first.content or reply.code not in ("OK", "200"):
                 with self._lock:
-                    self.problems.append(f"a neighbour: {reply}; expected {first}")
+                    self._tell(f"a neighbour: {reply}; expected {first}")
                 return
             with self._lock:
                 self.compared += 1

@@ -30,6 +30,7 @@ _WORDS = {tf.float16: "half", tf.float32: "float", tf.float64: "double"}  # wher
 _PACKED = (tf.float32, tf.float64)  # on the wire these lists are the array's own bytes, little-endian
 _OPAQUE = (tf.resource, tf.variant)
 _MAX_BYTES = 2**31
+_MAX_FILLED_BYTES = 2**28  # of a tensor that one value may stand for: a few bytes would take all memory
 _STRING_BYTES = 64  # of memory, for an empty string in an array
 _LENGTH_DELIMITED = 2  # the wire type of bytes and of packed lists
 
@@ -43,7 +44,7 @@ def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
     Raises:
         ValueError: the proto holds no tensor, for instance because its shape and its content do not agree; or it is of
             a dtype that no client can feed, whose parser does not survive everything; or it is a few values that stand
-            for more than a message may have.
+            for more than 256 MiB.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
     known = min(shape, default=1) >= 0 and not proto.tensor_shape.unknown_rank
@@ -55,11 +56,16 @@ def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
         dtype = tf.as_dtype(proto.dtype)
         if known and not is_string and proto.tensor_content and len(proto.tensor_content) == size * dtype.size:
             return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
-        if dtype not in _OPAQUE and size * (_STRING_BYTES if is_string else dtype.size) <= _MAX_BYTES:
+        if dtype not in _OPAQUE and _is_affordable(proto, size * (_STRING_BYTES if is_string else dtype.size)):
             return as_array(tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy())
     except (TypeError, tf.errors.OpError) as error:
         raise ValueError(f"no tensor: dtype {proto.dtype}, shape {shape}: {error}") from error
     raise ValueError(f"no tensor of numbers or strings, or one that is too large: dtype {proto.dtype}, shape {shape}")
+
+
+def _is_affordable(proto: tensor_pb2.TensorProto, size: int) -> bool:
+    """Whether a tensor of so many bytes may be made of a message; each byte of it can stand for an empty string."""
+    return size <= _MAX_FILLED_BYTES or (size <= _MAX_BYTES and size <= _STRING_BYTES * proto.ByteSize())
 
 
 def to_proto(

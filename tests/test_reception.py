@@ -11,7 +11,7 @@ from serving.keys import line, make_key
 from serving.lifecycle import Lifecycle, Retries
 from serving.monitoring import Monitoring
 from serving.reception import Reception
-from tests.test_tracing import collecting
+from tests.collector import collecting
 
 
 def reception(*arguments):

@@ -75,8 +75,8 @@ def test_a_list_of_another_length_is_filled_up_or_cut(message, expected):
         proto(tf.float32, [2**62, 4], float_val=[1]),
         proto(tf.resource, [1]),
         proto(tf.variant, [2], variant_val=[{}]),
-        proto(tf.float32, [2**29 + 1], float_val=[1]),
-        proto(tf.string, [2**25 + 1], string_val=[b"a"]),
+        proto(tf.float32, [2**26 + 1], float_val=[1]),
+        proto(tf.string, [2**22 + 1], string_val=[b"a"]),
         tensor_pb2.TensorProto(),
         tensor_pb2.TensorProto(dtype=77),
     ],
@@ -84,3 +84,10 @@ def test_a_list_of_another_length_is_filled_up_or_cut(message, expected):
 def test_what_is_no_tensor_is_refused(message):
     with pytest.raises(ValueError, match="no tensor"):
         tensors.from_proto(message)
+
+
+def test_a_list_may_be_larger_than_what_a_few_values_may_stand_for(monkeypatch):
+    monkeypatch.setattr(tensors, "_MAX_FILLED_BYTES", 8)
+    assert tensors.from_proto(proto(tf.int32, [4], int_val=[1, 2, 3, 4])).tolist() == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="too large"):
+        tensors.from_proto(proto(tf.int32, [1000], int_val=[1]))

@@ -9,8 +9,8 @@ from serving import services
 from serving.desk import Desk
 from serving.health import Health
 from serving.uploads import Uploads
+from tests.grpc_serving import PREDICT, Seen, half_sent, request, serving
 from tests.small_models import plus
-from tests.test_services import PREDICT, Seen, half_sent, request, serving
 
 
 class Caller:
