@@ -89,7 +89,10 @@ def test_keys_and_the_log_of_requests_are_as_the_flags_say(tmp_path, capsys):
     ("flag", "text"),
     [
         ("--api_keys_file=nope", "--api_keys_file=nope: .*No such file"),
-        ("--admin_keys_file=Makefile", "--admin_keys_file=Makefile: Makefile, line [0-9]+: expected 'NAME sha256:HEX'"),
+        (
+            "--admin_keys_file=pyproject.toml",
+            "--admin_keys_file=pyproject.toml: pyproject.toml, line [0-9]+: expected 'NAME sha256:HEX'",
+        ),
         ("--otlp_endpoint=localhost:4317", "expected http://HOST:PORT"),
     ],
 )
