@@ -37,8 +37,8 @@ def closed(address: str, file: str, *, rest: bool, concurrency: int, seconds: fl
             http = _http(address, number)
             callers.append(lambda http=http: http.send(content).code == "200")
         else:
-            grpc = _grpc(address, number)
-            callers.append(lambda grpc=grpc: grpc.send(_PREDICT, content, patience=_PATIENCE).code == "OK")
+            grpc = _grpc(address, 0)
+            callers.append(lambda grpc=grpc: grpc.call(_PREDICT, content))
     return closed_loop(callers, seconds)
 
 

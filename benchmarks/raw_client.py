@@ -69,6 +69,14 @@ class Grpc:
         except (grpc.RpcError, futures.CancelledError, grpc.FutureCancelledError):
             return _failed(call)
 
+    def call(self, path: str, content: bytes) -> bool:
+        """Sends a request and waits as long as it takes, at the least cost; whether it was answered."""
+        try:
+            self._channel.unary_unary(path)(content)
+        except grpc.RpcError:
+            return False
+        return True
+
     def close(self) -> None:
         """Ends the connection, and the calls on it."""
         self._channel.close()

@@ -6,7 +6,7 @@ sees as RESOURCE_EXHAUSTED (429 over REST) and tries again. How many are worked 
 
 import threading
 
-import tensorflow as tf
+from serving.status import exhausted
 
 MAX_PENDING = 1000
 
@@ -51,7 +51,7 @@ class Admission:
                 text = (
                     f"The server is full: {self._pending} requests are under way or waiting (--max_pending); try again"
                 )
-                raise tf.errors.ResourceExhaustedError(None, None, text)
+                raise exhausted(text)
             self._pending += 1
 
     def begin(self) -> None:

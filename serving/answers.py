@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import tensorflow as tf
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -24,6 +23,7 @@ from serving.call import Call
 from serving.lifecycle import Lifecycle
 from serving.prediction import DEFAULT_SIGNATURE, Asked
 from serving.servable import Servable
+from serving.status import invalid, not_found
 
 
 class Answers:
@@ -76,10 +76,10 @@ class Answers:
         """GetModelMetadata: the signatures of a version."""
         spec = _required_spec(request)
         if not request.metadata_field:
-            raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
-                raise _invalid(f"Metadata field {field} is not supported")
+                raise invalid(f"Metadata field {field} is not supported")
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         with self._lease(spec, call) as servable:
             response.model_spec.name = servable.name
@@ -99,9 +99,9 @@ class Answers:
             statuses = [status for status in statuses if status.version == spec.version.value]
             if not statuses:
                 text = f"Could not find version {spec.version.value} of model {spec.name}"
-                raise tf.errors.NotFoundError(None, None, text)
+                raise not_found(text)
         if not statuses:
-            raise tf.errors.NotFoundError(None, None, f"Could not find any versions of model {spec.name}")
+            raise not_found(f"Could not find any versions of model {spec.name}")
         return get_model_status_pb2.GetModelStatusResponse(model_version_status=statuses)
 
     @contextlib.contextmanager
@@ -109,7 +109,7 @@ class Answers:
         """The version that a spec means, which stays loaded until the context ends."""
         call.model = spec.name
         if not spec.name:
-            raise _invalid("ModelSpec has no name specified.")
+            raise invalid("ModelSpec has no name specified.")
         number = spec.version.value if spec.HasField("version") else None
         label = spec.version_label if spec.WhichOneof("version_choice") == "version_label" else None
         with self._lifecycle.lease(spec.name, number, label) as servable:
@@ -119,15 +119,11 @@ class Answers:
 
 def _spec_of(asked: Asked) -> model_pb2.ModelSpec:
     if not asked.has_spec:
-        raise _invalid("Missing ModelSpec")
+        raise invalid("Missing ModelSpec")
     return asked.spec
 
 
 def _required_spec(request: Any) -> model_pb2.ModelSpec:
     if not request.HasField("model_spec"):
-        raise _invalid("Missing ModelSpec")
+        raise invalid("Missing ModelSpec")
     return request.model_spec
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)

@@ -16,6 +16,7 @@ from typing import Generic, Protocol, Self, TypeVar
 import tensorflow as tf
 
 from serving.server_config_pb2 import BatchingParameters
+from serving.status import invalid
 
 _DEFAULT_SIZE = 1000
 _DEFAULT_BATCHES = 10
@@ -76,12 +77,12 @@ class Limits:
             ("max_execution_batch_size", batch_rows),
         ):
             if not value:
-                raise _invalid(f"{name} must be positive; was 0")
+                raise invalid(f"{name} must be positive; was 0")
         if micros < 0:
-            raise _invalid(f"batch_timeout_micros must be non-negative; was {micros}")
+            raise invalid(f"batch_timeout_micros must be non-negative; was {micros}")
         limits = cls(task_rows % _UNSIGNED, batch_rows % _UNSIGNED, micros / 1e6, batches % _UNSIGNED, splitting)
         if limits.batch_rows > limits.task_rows:
-            raise _invalid(
+            raise invalid(
                 f"max_execution_batch_size must not be larger than max_batch_size; was {batch_rows}, with {task_rows}"
             )
         return limits
@@ -97,7 +98,7 @@ class Threads:
             tf.errors.InvalidArgumentError: less than one is asked for.
         """
         if count < 1:
-            raise _invalid(f"num_batch_threads must be positive; was {count}")
+            raise invalid(f"num_batch_threads must be positive; was {count}")
         self.changed = threading.Condition()
         self._waiting: list[Queue] = []  # those that have tasks; the next to look at comes first
         self._closed = False
@@ -166,7 +167,7 @@ class Queue(Generic[T]):
             tf.errors.UnavailableError: the queue is full.
         """
         if task.rows > self._limits.task_rows:
-            raise _invalid(f"Task size {task.rows} is larger than maximum input batch size {self._limits.task_rows}")
+            raise invalid(f"Task size {task.rows} is larger than maximum input batch size {self._limits.task_rows}")
         with self._threads.changed:
             if self._limits.splitting:
                 self._check_capacity(task.rows)
@@ -245,7 +246,3 @@ def _value(parameters: BatchingParameters, name: str, default: int) -> int:
 def _full(why: str) -> tf.errors.UnavailableError:
     text = f"The batch scheduling queue to which this task was submitted is full; {why}"
     return tf.errors.UnavailableError(None, None, text)
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)

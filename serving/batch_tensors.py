@@ -6,9 +6,9 @@ Under session_batching.py in the server. Checks and texts are TensorFlow Serving
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from serving import tensors
+from serving.status import internal, invalid, unmet
 
 _MAX_RANK = 6  # beyond which TensorFlow pads nothing
 
@@ -23,15 +23,15 @@ def rows(feeds: Feeds) -> int:
             which TensorFlow Serving never answers.
     """
     if not feeds:
-        raise _invalid("Batching Run() must have at least one input tensor")
+        raise invalid("Batching Run() must have at least one input tensor")
     if not all(array.ndim for array in feeds.values()):
-        raise _invalid("Batching Run() input tensors must have at least one dimension")
+        raise invalid("Batching Run() input tensors must have at least one dimension")
     counts = {len(array) for array in feeds.values()}
     if len(counts) > 1:
-        raise _invalid("Batching Run() input tensors must have equal 0th-dimension size")
+        raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
     (count,) = counts
     if not count:
-        raise _invalid("Batching Run() input tensors must have at least one row; the 0th-dimension size is 0")
+        raise invalid("Batching Run() input tensors must have at least one row; the 0th-dimension size is 0")
     return count
 
 
@@ -51,9 +51,7 @@ def join(requests: Sequence[Feeds], *, extra: int, pad_shapes: bool) -> dict[str
         if pad_shapes:
             columns[name] = _padded(name, arrays)
         elif len({array.shape[1:] for array in arrays}) > 1:
-            raise tf.errors.FailedPreconditionError(
-                None,
-                None,
+            raise unmet(
                 f"Tensors with name '{name}' from different tasks have different shapes and padding is turned off. "
                 "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name have equal "
                 "dimensions starting with the first dim.",
@@ -74,10 +72,10 @@ def part(outputs: Mapping[str, np.ndarray], sizes: Sequence[int], total: int) ->
     """
     for array in outputs.values():
         if not array.ndim:
-            raise tf.errors.FailedPreconditionError(None, None, "Batched output tensor has 0 dimensions")
+            raise unmet("Batched output tensor has 0 dimensions")
         if len(array) != total:
             text = "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the "
-            raise tf.errors.FailedPreconditionError(None, None, f"{text}input tensors")
+            raise unmet(f"{text}input tensors")
     ends = np.cumsum(sizes).tolist()
     return [
         {name: array[end - size : end] for name, array in outputs.items()}
@@ -89,9 +87,7 @@ def _concatenated(arrays: list[np.ndarray], extra: int) -> np.ndarray:
     kinds = [tensors.dtype_of(array) for array in arrays]
     for kind in kinds:
         if kind != kinds[0]:
-            raise tf.errors.InternalError(
-                None,
-                None,
+            raise internal(
                 "Tensor concat operation failed: INVALID_ARGUMENT: Cannot concatenate tensors that have different data "
                 f"types. Got {tensors.dtype_word(kinds[0])} and {tensors.dtype_word(kind)}.",
             )
@@ -103,9 +99,9 @@ def _concatenated(arrays: list[np.ndarray], extra: int) -> np.ndarray:
 def _padded(name: str, arrays: list[np.ndarray]) -> list[np.ndarray]:
     ranks = {array.ndim for array in arrays}
     if len(ranks) > 1:
-        raise _invalid(f"Tensors with name '{name}' from different tasks have different ranks: {sorted(ranks)}")
+        raise invalid(f"Tensors with name '{name}' from different tasks have different ranks: {sorted(ranks)}")
     if max(ranks) > _MAX_RANK:
-        raise _invalid(f"Only tensors with rank from 1 to {_MAX_RANK} can be padded.")
+        raise invalid(f"Only tensors with rank from 1 to {_MAX_RANK} can be padded.")
     inner = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
     return [_grown(array, (len(array), *inner)) for array in arrays]
 
@@ -114,11 +110,7 @@ def _grown(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if array.shape == shape:
         return array
     if not array.size:
-        raise _invalid("Got empty tensor in batch of non-empty tensors.")
+        raise invalid("Got empty tensor in batch of non-empty tensors.")
     grown = np.full(shape, array.flat[0], dtype=array.dtype)
     grown[tuple(map(slice, array.shape))] = array
     return grown
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)

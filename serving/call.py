@@ -9,7 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-import tensorflow as tf
+from serving.status import cancelled, late
 
 LONGEST = 256  # characters that are kept of what a client names: a model, an id, a signature
 
@@ -81,9 +81,9 @@ class Call:
         """
         remaining = self.remaining()
         if remaining is not None and remaining <= 0:  # first, since at its deadline gRPC takes a caller for gone
-            raise tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")
+            raise late()
         if self.gone():
-            raise tf.errors.CancelledError(None, None, "CANCELLED")
+            raise cancelled()
 
     def add(self, stage: str, seconds: float) -> None:
         """Adds time to a stage, which ends now."""

@@ -13,6 +13,7 @@ from tensorflow_serving.apis import classification_pb2
 
 from serving import tensors
 from serving.prediction import printed
+from serving.status import invalid
 
 METHOD = "tensorflow/serving/classify"
 INPUTS = "inputs"
@@ -26,15 +27,15 @@ def check(signature: meta_graph_pb2.SignatureDef, *, check_method: bool) -> None
         tf.errors.InvalidArgumentError: with the reason.
     """
     if check_method and signature.method_name != METHOD:
-        raise _invalid(f"Expected classification signature method_name to be {METHOD}. Was: {signature.method_name}")
+        raise invalid(f"Expected classification signature method_name to be {METHOD}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:
-        raise _invalid("Expected one input Tensor.")
+        raise invalid("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
-        raise _invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+        raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
     if INPUTS not in signature.inputs:
-        raise _invalid(f"No classification inputs found in SignatureDef: {printed(signature)}")
+        raise invalid(f"No classification inputs found in SignatureDef: {printed(signature)}")
     if not fetches(signature):
-        raise _invalid(
+        raise invalid(
             f'Expected classification signature outputs to contain at least one of "{_CLASSES}" or "{_SCORES}". '
             f"Signature was: {printed(signature)}"
         )
@@ -62,7 +63,7 @@ def result(
     classes = _matrix(signature, _CLASSES, tf.string, count, values)
     scores = _matrix(signature, _SCORES, tf.float32, count, values)
     if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
-        raise _invalid(
+        raise invalid(
             f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
     answer = classification_pb2.ClassificationResult()
@@ -90,14 +91,10 @@ def _matrix(
         return None
     array = values[signature.outputs[alias].name]
     if array.ndim != 2:
-        raise _invalid(f"Expected Tensor shape: [batch_size num_classes] but got {tensors.shape_text(array)}")
+        raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {tensors.shape_text(array.shape)}")
     if tensors.dtype_of(array) != dtype:
         expected, got = tensors.dtype_name(dtype), tensors.dtype_name(tensors.dtype_of(array))
-        raise _invalid(f"Expected {alias} Tensor of {expected}. Got: {got}")
+        raise invalid(f"Expected {alias} Tensor of {expected}. Got: {got}")
     if len(array) != count:
-        raise _invalid(f"Expected {alias} output batch size of {count}. Got: {len(array)}")
+        raise invalid(f"Expected {alias} output batch size of {count}. Got: {len(array)}")
     return array
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)

@@ -8,9 +8,10 @@ Serving's, which has done a part of what is asked before it finds the rest to be
 import logging
 from collections.abc import Mapping
 
-import tensorflow as tf
 from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
+
+from serving.status import invalid, unmet
 
 PLATFORM = "tensorflow"
 LIST = "model_config_list"
@@ -38,10 +39,10 @@ def is_list(config: ModelServerConfig, *, first: bool) -> bool:
     kind = config.WhichOneof("config")
     if kind == "custom_model_config":
         text = f"ModelServer does not yet support custom model config; expected {LIST}"
-        raise tf.errors.InvalidArgumentError(None, None, text)
+        raise invalid(text)
     if kind is None and not first:
         text = "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
-        raise tf.errors.FailedPreconditionError(None, None, f"{text}another.")
+        raise unmet(f"{text}another.")
     if kind is None:
         logger.info("Taking no action for empty config.")
     return kind == LIST
@@ -60,14 +61,14 @@ def check_list(config: ModelServerConfig, before: Mapping[str, ModelConfig]) -> 
     models: dict[str, ModelConfig] = {}
     for model in config.model_config_list.config:
         if model.name in models:
-            raise _invalid(f"Illegal to list model {model.name} multiple times in config list")
+            raise invalid(f"Illegal to list model {model.name} multiple times in config list")
         models[model.name] = model
     for model in models.values():
         _check_path(model)
     for name in models.keys() & before.keys():
         old, new = platform(before[name]), platform(models[name])
         if old != new:
-            raise _invalid(
+            raise invalid(
                 f"Illegal to change a model's platform. For model {name} platform was {old} and new platform requested "
                 f"is {new}"
             )
@@ -83,9 +84,9 @@ def check_models(models: Mapping[str, ModelConfig]) -> None:
     for model in models.values():
         asked = platform(model)
         if asked != PLATFORM:
-            raise _invalid(f"Model {model.name} requests unsupported platform {asked}")
+            raise invalid(f"Model {model.name} requests unsupported platform {asked}")
     if any(model.HasField("logging_config") for model in models.values()):
-        raise _invalid("No request-logger-creator provided.")
+        raise invalid("No request-logger-creator provided.")
 
 
 def platform(model: ModelConfig) -> str:
@@ -96,19 +97,19 @@ def platform(model: ModelConfig) -> str:
     """
     if model.model_type == _UNSPECIFIED:
         if not model.model_platform:
-            raise _invalid(
+            raise invalid(
                 "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
                 f"ModelServerConfig::model_platform, model name is {model.name}"
             )
         return model.model_platform
     logger.warning("Deprecated ModelServerConfig::model_type field used. Prefer ModelServerConfig::model_platform.")
     if model.model_platform:
-        raise _invalid(
+        raise invalid(
             "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform, "
             f"model name is {model.name}"
         )
     if model.model_type != _TENSORFLOW:
-        raise _invalid(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
+        raise invalid(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
     return PLATFORM
 
 
@@ -116,13 +117,9 @@ def _check_path(model: ModelConfig) -> None:
     """A path is absolute, and of this host: the real server reads URIs of object stores too."""
     path = model.base_path
     if "://" in path:
-        raise _invalid(
+        raise invalid(
             f"Model {model.name} has the URI {path} as its base_path; expected the absolute path of a directory: "
             "mount the store, or copy the versions to a disk"
         )
     if not path.startswith("/"):
-        raise _invalid(f"Expected model {model.name} to have an absolute path or URI; got base_path()={path}")
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)
+        raise invalid(f"Expected model {model.name} to have an absolute path or URI; got base_path()={path}")

@@ -13,7 +13,7 @@ import tensorflow as tf
 from serving.admission import Admission
 from serving.call import Call
 from serving.guard import Guard
-from serving.states import code_name
+from serving.status import code_name
 
 T = TypeVar("T")
 

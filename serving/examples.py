@@ -4,8 +4,9 @@ Between the wire and a loaded version on the way SavedModel -> server -> client.
 """
 
 import numpy as np
-import tensorflow as tf
 from tensorflow_serving.apis import input_pb2
+
+from serving.status import invalid
 
 
 def serialized(given: input_pb2.Input) -> np.ndarray:
@@ -23,7 +24,7 @@ def serialized(given: input_pb2.Input) -> np.ndarray:
     else:
         rows = [example.SerializeToString() for example in given.example_list.examples]
     if not rows:
-        raise tf.errors.InvalidArgumentError(None, None, "Input is empty.")
+        raise invalid("Input is empty.")
     array = np.empty(len(rows), dtype=object)
     array[:] = rows
     return array

@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from serving.status import THREADS
 from serving.uploads import Uploads
 
 Response = health_pb2.HealthCheckResponse
@@ -89,7 +90,7 @@ class Health(grpc.GenericRpcHandler):
     def _name(self, requests: Iterator[bytes], context: grpc.ServicerContext, taken: bool) -> str:
         """Which service is asked for."""
         if not taken:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, THREADS)
         content = next(requests, None)
         if content is None:
             context.abort(grpc.StatusCode.INTERNAL, "")

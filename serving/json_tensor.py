@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 
 from serving.json_tokens import encode
 from serving.json_writer import quote
-from serving.rest_body import invalid, is_base64, malformed, type_name
+from serving.rest_body import is_base64, malformed, type_name
+from serving.status import invalid
+from serving.tensors import MAX_RANK, dtype_word
 
 # The integers that each dtype takes. Those of the small ones are int32 in JSON, and wrap around.
 _INTEGERS = {
@@ -30,7 +31,6 @@ _INTEGERS = {
 }
 _TYPES = {tf.float32: {int, float}, tf.float64: {int, float}, tf.bool: {bool}, tf.string: {str, dict}}
 _TYPES |= {dtype: {int} for dtype in _INTEGERS}
-_MAX_RANK = 64  # of NumPy's arrays; TensorFlow's own limit is 254
 _BASE64 = re.compile(rb"\s*(?:[A-Za-z0-9+/]\s*)*+([=.\s]*)")
 
 
@@ -39,7 +39,7 @@ def array(value: Any, dtype: tf.DType) -> np.ndarray | None:
     shape, level = [], [value]
     while set(map(type, level)) == {list}:
         sizes = set(map(len, level))
-        if len(sizes) > 1 or len(shape) == _MAX_RANK:
+        if len(sizes) > 1 or len(shape) == MAX_RANK:
             return None
         shape.append(sizes.pop())
         level = list(itertools.chain.from_iterable(level))
@@ -53,7 +53,7 @@ def check_rank(value: Any, alias: str) -> None:
     Raises:
         tf.errors.InvalidArgumentError: with the text for an input that is no tensor.
     """
-    if len(_shape(value)) > _MAX_RANK:
+    if len(_shape(value)) > MAX_RANK:
         raise invalid(f"tensor parsing error: {alias}")
 
 
@@ -71,11 +71,6 @@ def fill(value: Any, dtype: tf.DType, elements: list[Any]) -> tuple[int, ...]:
 def from_elements(elements: list[Any], shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:
     """The array of elements that `fill` has collected."""
     return _convert(elements, dtype).reshape(shape)
-
-
-def dtype_name(dtype: tf.DType) -> str:
-    """A dtype as TensorFlow's runtime prints it: float, double, half."""
-    return types_pb2.DataType.Name(dtype.as_datatype_enum).removeprefix("DT_").lower()
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -115,10 +110,10 @@ def _check_element(value: Any, dtype: tf.DType) -> None:
         if decode_base64(value["b64"]) is None:
             raise invalid("Unable to base64 decode")
     elif not isinstance(value, dict) and dtype not in _TYPES:
-        text = f"Conversion of JSON Value: {quote(value)} to type: {dtype_name(dtype)}"
+        text = f"Conversion of JSON Value: {quote(value)} to type: {dtype_word(dtype)}"
         raise tf.errors.UnimplementedError(None, None, text)
     elif _convert([value], dtype) is None:
-        raise malformed(value, f"Type: {type_name(value)} is not of expected type: {dtype_name(dtype)}")
+        raise malformed(value, f"Type: {type_name(value)} is not of expected type: {dtype_word(dtype)}")
 
 
 def _convert(elements: list[Any], dtype: tf.DType) -> np.ndarray | None:

@@ -6,10 +6,10 @@ them. Codes and texts are TensorFlow Serving's.
 
 from collections.abc import Iterable, Mapping
 
-import tensorflow as tf
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig
 
 from serving.states import States
+from serving.status import invalid, unmet
 
 Table = Mapping[str, Mapping[str, int]]  # model -> label -> version
 
@@ -28,7 +28,7 @@ class Labels:
         """
         number = self._table.get(name, {}).get(label)
         if number is None:
-            raise tf.errors.InvalidArgumentError(None, None, f"Unrecognized servable version label: {label}")
+            raise invalid(f"Unrecognized servable version label: {label}")
         return number
 
     def check(self, models: Iterable[ModelConfig], states: States, *, unavailable: bool) -> Table:
@@ -48,9 +48,7 @@ class Labels:
             for label, number in model.version_labels.items():
                 moved = current.get(label, number) != number
                 if not states.available(model.name, number) and (moved or not unavailable):
-                    raise tf.errors.FailedPreconditionError(
-                        None,
-                        None,
+                    raise unmet(
                         f"Request to assign label to version {number} of model {model.name}, which is not currently "
                         "available for inference",
                     )

@@ -20,7 +20,8 @@ from serving.labels import Labels
 from serving.loading import Load, Retries, executor, load_with_retries
 from serving.repository import Versions
 from serving.servable import Servable
-from serving.states import States, status_text
+from serving.states import States
+from serving.status import status_text
 from serving.succession import Phase, Version, find, next_action
 
 _PACE = 0.1  # seconds; how soon at the latest something that nobody is told of is seen, such as `stop`

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from serving.saved_model import file_error
 from serving.servable import Servable
-from serving.states import status_text
+from serving.status import internal, of_file, status_text
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +71,10 @@ def _as_status(attempt: Callable[[], Servable], description: str) -> Servable:
     except tf.errors.OpError:
         raise
     except OSError as error:
-        raise file_error(error) from error
+        raise of_file(error) from error
     except Exception as error:
         logger.exception("Loading servable: %s: a defect of the server", description)
-        raise tf.errors.InternalError(None, None, f"{type(error).__name__}: {error}") from error
+        raise internal(f"{type(error).__name__}: {error}") from error
 
 
 def _pause(seconds: float, given_up: tuple[threading.Event, ...]) -> bool:

@@ -18,6 +18,7 @@ import sys
 import threading
 
 from serving import flags
+from serving.status import status_text
 
 # Before TensorFlow is imported. Its own pool of memory keeps what an unloaded version took, for good.
 os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
@@ -38,8 +39,6 @@ def main() -> int:
     _stop_at_signals(stop)
     import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
     import tensorflow as tf
-
-    from serving.states import status_text
 
     tf.get_logger().setLevel(logging.ERROR)
     try:

@@ -21,6 +21,7 @@ from serving.call import Call
 from serving.flags import Flags
 from serving.lifecycle import Lifecycle
 from serving.repository import Repository
+from serving.status import invalid, not_found
 from serving.text_protos import read_text_proto
 
 MetricValues = Callable[[Sequence[str]], Mapping[str, int]]
@@ -132,9 +133,7 @@ class Models:
             tf.errors.OpError: as `configure`.
         """
         if request.config.WhichOneof("config") != configuration.LIST:
-            raise tf.errors.InvalidArgumentError(
-                None,
-                None,
+            raise invalid(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported",
             )
@@ -240,6 +239,6 @@ class Models:
             try:
                 found = repository.wanted(model)
             except OSError as error:
-                raise tf.errors.NotFoundError(None, None, str(error)) from error
+                raise not_found(str(error)) from error
             if not found:
-                raise tf.errors.NotFoundError(None, None, repository.nothing_found(model))
+                raise not_found(repository.nothing_found(model))

@@ -13,6 +13,7 @@ from tensorflow_serving.apis import inference_pb2, model_pb2
 
 from serving import classification, regression
 from serving.prediction import DEFAULT_SIGNATURE
+from serving.status import invalid
 
 Signatures = Mapping[str, meta_graph_pb2.SignatureDef]
 _KINDS = {kind.METHOD: kind for kind in (classification, regression)}
@@ -33,15 +34,15 @@ def check(signatures: Signatures, request: inference_pb2.MultiInferenceRequest, 
     seen: set[str] = set()
     for task in request.tasks:
         if not task.model_spec.name:
-            raise _invalid("Found ModelSpec with an empty model name.")
+            raise invalid("Found ModelSpec with an empty model name.")
         if task.model_spec.name != request.tasks[0].model_spec.name:
-            raise _invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+            raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
         key = _key(task)
         if key in seen:
-            raise _invalid(f"Duplicate evaluation of signature: {key}")
+            raise invalid(f"Duplicate evaluation of signature: {key}")
         seen.add(key)
         if key not in signatures:
-            raise _invalid(f"Requested signature not found in model graph: {key}")
+            raise invalid(f"Requested signature not found in model graph: {key}")
         if task.method_name not in _KINDS:
             text = f"Unsupported signature method_name: {task.method_name}"
             raise tf.errors.UnimplementedError(None, None, text)
@@ -92,7 +93,3 @@ def response(
 
 def _key(task: inference_pb2.InferenceTask) -> str:
     return task.model_spec.signature_name or DEFAULT_SIGNATURE
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)

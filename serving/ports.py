@@ -20,6 +20,7 @@ from serving.health import Health
 from serving.reception import Pages
 from serving.server_config_pb2 import SSLConfig
 from serving.services import Reload, Services
+from serving.status import invalid
 from serving.text_protos import read_text_proto
 
 _RECEIVE = "grpc.max_receive_message_length"
@@ -173,7 +174,7 @@ def channel_arguments(text: str) -> dict[str, int | str]:
     for argument in filter(None, text.split(",")):
         name, equals, value = argument.partition("=")
         if not name or not equals:
-            raise _invalid(f"--grpc_channel_arguments has {argument!r}; expected name=value,name=value")
+            raise invalid(f"--grpc_channel_arguments has {argument!r}; expected name=value,name=value")
         arguments[name] = _number(name, value) if _NUMBER.fullmatch(value) else value
     if arguments.pop(_RECEIVE, None) is not None:
         # There, too, it does nothing.
@@ -184,7 +185,7 @@ def channel_arguments(text: str) -> dict[str, int | str]:
 def _number(name: str, text: str) -> int:
     # The digits first: int() raises on some thousands of them.
     if len(text.lstrip("-0")) > _INT32_DIGITS or not -(2**31) <= int(text) < 2**31:
-        raise _invalid(f"--grpc_channel_arguments: {name} is {text[:40]}; expected -2147483648 to 2147483647")
+        raise invalid(f"--grpc_channel_arguments: {name} is {text[:40]}; expected -2147483648 to 2147483647")
     return int(text)
 
 
@@ -205,8 +206,4 @@ def _credentials(options: Flags, ssl_config: SSLConfig | None) -> grpc.ServerCre
 
 def _failed() -> tf.errors.InvalidArgumentError:
     """All that TensorFlow Serving says of a gRPC port that it cannot open; the log has the cause."""
-    return _invalid("Failed to BuildAndStart gRPC server")
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)
+    return invalid("Failed to BuildAndStart gRPC server")

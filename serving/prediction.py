@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from serving import tensors
+from serving.status import internal, invalid, unmet
 
 DEFAULT_SIGNATURE = "serving_default"
 _METHODS = tuple(f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
@@ -65,7 +65,7 @@ def find(signatures: Mapping[str, meta_graph_pb2.SignatureDef], key: str) -> met
         tf.errors.FailedPreconditionError: there is none.
     """
     if key not in signatures:  # the map of a message would make one
-        raise tf.errors.FailedPreconditionError(None, None, f'Serving signature key "{key}" not found.')
+        raise unmet(f'Serving signature key "{key}" not found.')
     return signatures[key]
 
 
@@ -88,7 +88,7 @@ def feeds(signature: meta_graph_pb2.SignatureDef, asked: Asked, *, check_method:
     """
     if check_method and signature.method_name not in _METHODS:
         expected = f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}"
-        raise tf.errors.InternalError(None, None, f"{expected}. Was: {signature.method_name}")
+        raise internal(f"{expected}. Was: {signature.method_name}")
     _check_size(signature, asked.inputs.keys())
     return {
         info.name: _array(alias, _value(signature, asked.inputs, alias))
@@ -105,12 +105,12 @@ def outputs(signature: meta_graph_pb2.SignatureDef, asked: Asked) -> list[str]:
     seen: set[str] = set()
     for alias in asked.outputs:
         if alias not in signature.outputs:
-            raise _invalid(
+            raise invalid(
                 f"output tensor alias not found in signature: {alias} "
                 f"Outputs expected to be in the set {_braced(signature.outputs)}."
             )
         if alias in seen:
-            raise _invalid(f"duplicate output tensor alias: {alias}")
+            raise invalid(f"duplicate output tensor alias: {alias}")
         seen.add(alias)
     return list(asked.outputs) or sorted(signature.outputs)
 
@@ -118,7 +118,7 @@ def outputs(signature: meta_graph_pb2.SignatureDef, asked: Asked) -> list[str]:
 def _check_size(signature: meta_graph_pb2.SignatureDef, aliases: Iterable[str]) -> None:
     sent, wanted = set(aliases), set(signature.inputs)
     if len(sent) > len(wanted) or (len(sent) < len(wanted) and not signature.defaults):
-        raise _invalid(
+        raise invalid(
             f"input size does not match signature: {len(sent)}!={len(wanted)} len({_braced(sent)}) != "
             f"len({_braced(wanted)}). Sent extra: {_braced(sent - wanted)}. "
             f"Missing but required: {_braced(wanted - sent)}."
@@ -132,7 +132,7 @@ def _value(
         return inputs[alias]
     if alias in signature.defaults:
         return signature.defaults[alias]
-    raise _invalid(
+    raise invalid(
         f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request and no "
         f"default value provided. Inputs expected to be in the request {_braced(inputs)}, or default input alias set: "
         f"{','.join(sorted(signature.defaults))}"
@@ -145,11 +145,7 @@ def _array(alias: str, value: tensor_pb2.TensorProto | np.ndarray) -> np.ndarray
     try:
         return tensors.from_proto(value)
     except ValueError as error:
-        raise _invalid(f"tensor parsing error: {alias}") from error
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)
+        raise invalid(f"tensor parsing error: {alias}") from error
 
 
 def _braced(names: Iterable[str]) -> str:

@@ -6,8 +6,6 @@ Between flags.py and desk.py on the way SavedModel -> [server] -> client.
 import sys
 from collections.abc import Callable, Mapping
 
-import tensorflow as tf
-
 from serving import metrics_page, statusz
 from serving.admission import Admission
 from serving.desk import Desk, Observer
@@ -19,6 +17,7 @@ from serving.monitoring import Monitoring
 from serving.rates import Rates
 from serving.request_log import RequestLog
 from serving.server_config_pb2 import MonitoringConfig
+from serving.status import invalid
 from serving.text_protos import read_text_proto
 
 Pages = Mapping[str, Callable[[], tuple[str, str]]]  # path -> content type and text
@@ -84,7 +83,7 @@ class Reception:
             try:
                 tracing = Tracing(options.otlp_endpoint)
             except ValueError as error:
-                raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+                raise invalid(str(error)) from error
             self._ends.append(tracing.close)
             observers.append(tracing)
         return observers
@@ -105,4 +104,4 @@ def _keys(name: str, options: Flags) -> KeyFile | None:
     try:
         return KeyFile(path)
     except (OSError, ValueError) as error:
-        raise tf.errors.InvalidArgumentError(None, None, f"--{name}={path}: {error}") from error
+        raise invalid(f"--{name}={path}: {error}") from error

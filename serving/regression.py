@@ -13,6 +13,7 @@ from tensorflow_serving.apis import regression_pb2
 
 from serving import tensors
 from serving.prediction import printed
+from serving.status import invalid
 
 METHOD = "tensorflow/serving/regress"
 INPUTS = "inputs"
@@ -26,15 +27,15 @@ def check(signature: meta_graph_pb2.SignatureDef, *, check_method: bool) -> None
         tf.errors.InvalidArgumentError: with the reason.
     """
     if check_method and signature.method_name != METHOD:
-        raise _invalid(f"Expected regression signature method_name to be {METHOD}. Was: {signature.method_name}")
+        raise invalid(f"Expected regression signature method_name to be {METHOD}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:
-        raise _invalid("Expected one input Tensor.")
+        raise invalid("Expected one input Tensor.")
     if len(signature.outputs) != 1:
-        raise _invalid("Expected one output Tensor.")
+        raise invalid("Expected one output Tensor.")
     if INPUTS not in signature.inputs:
-        raise _invalid(f"No regression inputs found in SignatureDef: {printed(signature)}")
+        raise invalid(f"No regression inputs found in SignatureDef: {printed(signature)}")
     if _OUTPUTS not in signature.outputs:
-        raise _invalid(f"No regression outputs found in SignatureDef: {printed(signature)}")
+        raise invalid(f"No regression outputs found in SignatureDef: {printed(signature)}")
 
 
 def fetches(signature: meta_graph_pb2.SignatureDef) -> list[str]:
@@ -57,20 +58,16 @@ def result(
     """
     array = values[signature.outputs[_OUTPUTS].name]
     if (array.shape != array.shape[:1] and array.shape != (*array.shape[:1], 1)) or not array.ndim:
-        raise _invalid(
+        raise invalid(
             "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
-            f"{tensors.shape_text(array)}"
+            f"{tensors.shape_text(array.shape)}"
         )
     if len(array) != count:
-        raise _invalid(f"Input batch size did not match output batch size: {count} vs. {len(array)}")
+        raise invalid(f"Input batch size did not match output batch size: {count} vs. {len(array)}")
     dtype = tensors.dtype_of(array)
     if dtype != tf.float32:
-        raise _invalid(f"Expected output Tensor of DT_FLOAT.  Got: {tensors.dtype_name(dtype)}")
+        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {tensors.dtype_name(dtype)}")
     answer = regression_pb2.RegressionResult()
     for value in array.ravel().tolist():
         answer.regressions.add(value=value)
     return answer
-
-
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, text)

@@ -28,6 +28,7 @@ from serving.json_tokens import encode
 from serving.prediction import Asked
 from serving.rest_paths import Route
 from serving.servable import Servable
+from serving.status import invalid
 
 _STATUSES = {
     tf.errors.CANCELLED: 499,
@@ -127,7 +128,7 @@ class RestApi:
 
     def _answer(self, route: Route, body: bytes, call: Call) -> bytes:
         if route.error is not None:
-            raise tf.errors.InvalidArgumentError(None, None, route.error)
+            raise invalid(route.error)
         call.check()
         body = rest_body.inflate(body, call.metadata.get("content-encoding", ""), self._max_body_bytes)
         return self._methods[route.api](route, body, call)

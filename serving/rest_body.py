@@ -12,6 +12,7 @@ import tensorflow as tf
 from serving import json_reader
 from serving.json_tokens import JsonError, encode
 from serving.json_writer import quote
+from serving.status import invalid
 
 _GZIP = 16 + zlib.MAX_WBITS  # zlib's way to say that there is gzip's header
 _MAX_INFLATED = 100 * 2**20  # bytes
@@ -99,8 +100,3 @@ def is_base64(value: Any) -> bool:
 def malformed(value: Any, text: str) -> tf.errors.InvalidArgumentError:
     """An error about a value, which it quotes."""
     return invalid(f"JSON Value: {quote(value)} {text}")
-
-
-def invalid(text: str) -> tf.errors.InvalidArgumentError:
-    """INVALID_ARGUMENT."""
-    return tf.errors.InvalidArgumentError(None, None, text)

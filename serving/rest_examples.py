@@ -14,7 +14,8 @@ from serving import json_writer, rest_body
 from serving.json_reader import Repeated
 from serving.json_tensor import decode_base64
 from serving.json_tokens import encode
-from serving.rest_body import invalid, is_base64, malformed, proper, type_name
+from serving.rest_body import is_base64, malformed, proper, type_name
+from serving.status import invalid
 
 _INT64_MIN, _INT64_MAX, _UINT64_MAX = -(2**63), 2**63 - 1, 2**64 - 1
 _KINDS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}

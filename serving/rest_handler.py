@@ -21,6 +21,7 @@ from serving import rest_api, rest_http, rest_paths
 from serving.rest_api import Admitted, Reply, Request, RestApi
 from serving.rest_body import TooLargeError
 from serving.rest_http import error_page, reply
+from serving.status import late
 
 Page = Callable[[], tuple[str, str]]
 
@@ -165,11 +166,11 @@ class Handler:
             raise
         if done:
             return answered.result()
-        late = tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")
+        error = late()
         if answering.cancel():
-            return admitted.refuse(late)
+            return admitted.refuse(error)
         answered.cancel()  # the thread goes on, and nobody listens
-        return rest_api.failure(late)
+        return rest_api.failure(error)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The body of a request, as it was sent.

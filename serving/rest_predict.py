@@ -15,9 +15,9 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving import json_tensor, json_writer, rest_body
 from serving.json_tokens import encode
-from serving.rest_body import invalid, is_base64, malformed
-from serving.states import status_text
-from serving.tensors import as_array
+from serving.rest_body import is_base64, malformed
+from serving.status import invalid, status_text
+from serving.tensors import as_array, dtype_word, shape_text
 
 Inputs = Mapping[str, meta_graph_pb2.TensorInfo]
 
@@ -167,11 +167,7 @@ class _Rows:
         if len(elements) - before != math.prod(wanted):
             raise invalid(f"Expecting tensor size: {math.prod(wanted)} but got: {len(elements) - before}")
         if shape != wanted:
-            raise invalid(f"Expecting shape {_printed(wanted)} but got: {_printed(shape)}")
-
-
-def _printed(shape: tuple[int, ...]) -> str:
-    return f"[{','.join(map(str, shape))}]"
+            raise invalid(f"Expecting shape {shape_text(wanted)} but got: {shape_text(shape)}")
 
 
 def _columns(value: Any, dtypes: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
@@ -245,5 +241,5 @@ def _elements(alias: str, array: np.ndarray, depth: int) -> list[str]:
     try:
         return json_writer.elements(array, base64_depth=depth if alias.endswith("_bytes") else None)
     except json_writer.UnwritableError as error:
-        name = json_tensor.dtype_name(tf.as_dtype(array.dtype))
+        name = dtype_word(tf.as_dtype(array.dtype))
         raise invalid(f"Failed to write JSON value for tensor type: {name}") from error

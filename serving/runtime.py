@@ -16,6 +16,8 @@ from tensorflow.core.framework import graph_pb2, op_def_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import pywrap_tf_session
 
+from serving.status import invalid, late
+
 _MAX_TIMEOUT_MS = 2**31
 _MAX_RANK_OF_STRINGS = 32  # with more dimensions, TensorFlow's way from an array of strings to a tensor crashes
 
@@ -45,7 +47,7 @@ class Runtime:
             with self._graph.as_default():
                 tf.import_graph_def(graph_def, name="", producer_op_list=producer_op_list)
         except (ValueError, TypeError) as error:
-            raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+            raise invalid(str(error)) from error
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
         self._joins_runs = _joins_runs(graph_def)
         self._outputs: dict[str, pywrap_tf_session.TF_Output] = {}
@@ -75,7 +77,7 @@ class Runtime:
         for name, array in feeds.items():
             if array.dtype == object and array.ndim > _MAX_RANK_OF_STRINGS:
                 text = f"Tensor {name} of strings has {array.ndim} dimensions; expected at most {_MAX_RANK_OF_STRINGS}"
-                raise tf.errors.InvalidArgumentError(None, None, text)
+                raise invalid(text)
         feed = {self._tensor(name): array for name, array in feeds.items()}
         fetch = [self._tensor(name) for name in fetches]
         operations = [self._graph.get_operation_by_name(name)._c_op for name in targets]
@@ -84,7 +86,7 @@ class Runtime:
         end = time.monotonic() + timeout
         values = self._run(feed, fetch, operations, None)
         if time.monotonic() > end:
-            raise tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")
+            raise late()
         return values
 
     def close(self) -> None:
@@ -119,16 +121,14 @@ class Runtime:
         try:
             outputs = self._graph.get_operation_by_name(operation).outputs
             if not outputs:
-                raise tf.errors.InvalidArgumentError(
-                    None,
-                    None,
+                raise invalid(
                     f"Tried to fetch data for '{name}', which produces no output.  To run to a node but not fetch any "
                     f"data, pass '{name}' as an argument to the 'target_node_names' argument of the Session::Run API.",
                 )
             return outputs[int(index or 0)]._as_tf_output()
         except (IndexError, KeyError, ValueError) as error:
             text = f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph"
-            raise tf.errors.InvalidArgumentError(None, None, text) from error
+            raise invalid(text) from error
 
 
 def _joins_runs(graph_def: graph_pb2.GraphDef) -> bool:

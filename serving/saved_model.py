@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.runtime import Runtime
+from serving.status import not_found, of_file
 from vit22b import version_window
 from vit22b.signature import MANIFEST_FILE, Manifest
 
@@ -40,25 +41,23 @@ def read_meta_graph(path: Path, tags: frozenset[str]) -> meta_graph_pb2.MetaGrap
     Raises:
         tf.errors.NotFoundError: no SavedModel there, or none with these tags.
         tf.errors.DataLossError: saved_model.pb is damaged.
-        tf.errors.OpError: saved_model.pb cannot be read; see file_error.
+        tf.errors.OpError: saved_model.pb cannot be read; see of_file.
     """
     file = path / "saved_model.pb"
     if not file.exists():
         text = "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
-        raise tf.errors.NotFoundError(None, None, f"{text}`saved_model.pb`)\nSpecified file path: {path}")
+        raise not_found(f"{text}`saved_model.pb`)\nSpecified file path: {path}")
     model = saved_model_pb2.SavedModel()
     try:
         model.ParseFromString(file.read_bytes())
     except DecodeError as error:
         raise tf.errors.DataLossError(None, None, f"Can't parse {file} as binary proto") from error
     except OSError as error:
-        raise file_error(error) from error
+        raise of_file(error) from error
     for meta_graph in model.meta_graphs:
         if set(meta_graph.meta_info_def.tags) == tags:
             return meta_graph
-    raise tf.errors.NotFoundError(
-        None,
-        None,
+    raise not_found(
         f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. "
         "To inspect available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
     )
@@ -119,18 +118,6 @@ def warn_of_expiry(path: Path) -> None:
         return
     if soon:
         logger.warning("%s", soon)
-
-
-def file_error(error: OSError) -> tf.errors.OpError:
-    """What the file system says, as the status that TensorFlow makes of it."""
-    kinds = {
-        PermissionError: tf.errors.PermissionDeniedError,
-        FileNotFoundError: tf.errors.NotFoundError,
-        IsADirectoryError: tf.errors.FailedPreconditionError,
-        NotADirectoryError: tf.errors.FailedPreconditionError,
-    }
-    kind = kinds.get(type(error), tf.errors.UnknownError)
-    return kind(None, None, f"{error.filename}; {error.strerror}" if error.filename else str(error))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Self
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -31,6 +30,7 @@ from serving.call import Call
 from serving.prediction import DEFAULT_SIGNATURE, Answered, Asked
 from serving.runtime import Runtime
 from serving.session_batching import Batching, SessionBatching
+from serving.status import invalid, unmet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Servable:
         """
         if not path.is_dir():
             text = f"Error while attempting to reserve resources to load servable {{name: {name} version: {version}}}"
-            raise tf.errors.FailedPreconditionError(None, None, f"{text}: {path}; Not a directory")
+            raise unmet(f"{text}: {path}; Not a directory")
         meta_graph = saved_model.read_meta_graph(path, options.tags)
         saved_model.check_window(path, meta_graph)
         # A copy: a part of a message keeps the whole of it, the graph too, in memory.
@@ -111,9 +111,7 @@ class Servable:
         """The inputs of a signature by alias; of the default one for an empty name."""
         key = signature or DEFAULT_SIGNATURE
         if key not in self._signatures:
-            raise tf.errors.InvalidArgumentError(
-                None, None, f'Serving signature name: "{key}" not found in signature def'
-            )
+            raise invalid(f'Serving signature name: "{key}" not found in signature def')
         return self._signatures[key].inputs
 
     def predict(self, request: predict_pb2.PredictRequest, call: Call | None = None) -> predict_pb2.PredictResponse:
@@ -173,7 +171,7 @@ class Servable:
         """The signature of a spec, which has to suit classification.py or regression.py."""
         key = spec.signature_name or DEFAULT_SIGNATURE
         if key not in self._signatures:
-            raise tf.errors.InvalidArgumentError(None, None, f"No signature was found with the name: {key}")
+            raise invalid(f"No signature was found with the name: {key}")
         method.check(self._signatures[key], check_method=self.options.check_method)
         return self._signatures[key]
 

@@ -29,6 +29,7 @@ from serving import multi_inference, predict_wire
 from serving.answers import Answers
 from serving.call import Call, cut
 from serving.desk import Desk
+from serving.status import cancelled, exhausted, internal
 from serving.uploads import Uploads
 
 Reload = Callable[[model_management_pb2.ReloadConfigRequest, Call], model_management_pb2.ReloadConfigResponse]
@@ -104,18 +105,18 @@ class Services(grpc.GenericRpcHandler):
                 failure = error
             except Exception:  # whatever is wrong with the server, its insides are not the caller's to see
                 logger.exception("%s failed, request id %s", method.api, cut(call.id))
-                failure = tf.errors.InternalError(None, None, _DEFECT)
+                failure = internal(_DEFECT)
             _abort(context, failure)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def _answer(self, method: _Method, call: Call, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         if not self._slots.free:
-            raise self._refused(call, _exhausted())
+            raise self._refused(call, exhausted())
         self._desk.admit(call)
         content = self._receive(call, requests, context)
         if not self._slots.take():  # those that were free have been taken meanwhile
-            raise self._refused(call, _exhausted())
+            raise self._refused(call, exhausted())
         try:
             return self._desk.serve(call, lambda: _work(method, content, call))
         finally:
@@ -125,14 +126,14 @@ class Services(grpc.GenericRpcHandler):
         """The call's one request."""
         with call.spend("receive"), self._uploads.place(context) as taken:
             if not taken:
-                raise self._refused(call, _exhausted())
+                raise self._refused(call, exhausted())
             with contextlib.suppress(grpc.RpcError):  # the caller has gone
                 for content in requests:
                     return content
             if _has_ended(context):
                 self._desk.drop(call)
-                raise tf.errors.CancelledError(None, None, "CANCELLED")
-            raise self._refused(call, tf.errors.InternalError(None, None, ""))
+                raise cancelled()
+            raise self._refused(call, internal(""))
 
     def _refused(self, call: Call, error: tf.errors.OpError) -> tf.errors.OpError:
         self._desk.refuse(call, error)
@@ -163,7 +164,7 @@ def _work(method: _Method, content: bytes, call: Call) -> bytes:
             request = method.parse(content)
     except DecodeError as error:
         call.refused = True
-        raise tf.errors.InternalError(None, None, "") from error
+        raise internal("") from error
     call.model = method.model(request)
     response = method.answer(request, call)
     if isinstance(response, bytes):
@@ -235,10 +236,6 @@ def _call(api: str, context: grpc.ServicerContext, *, admin: bool) -> Call:
         gone=lambda: not context.is_active(),
         admin=admin,
     )
-
-
-def _exhausted() -> tf.errors.ResourceExhaustedError:
-    return tf.errors.ResourceExhaustedError(None, None, "Server Threadpool Exhausted")
 
 
 def _abort(context: grpc.ServicerContext, error: tf.errors.OpError) -> NoReturn:

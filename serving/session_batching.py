@@ -22,6 +22,7 @@ from serving.batch_queue import Limits, Queue, Threads
 from serving.call import Call
 from serving.runtime import Runtime
 from serving.server_config_pb2 import BatchingParameters
+from serving.status import cancelled, exhausted, internal, invalid
 from serving.text_protos import read_text_proto
 
 PARAMETERS_FILE = "batching_params.pbtxt"
@@ -90,9 +91,7 @@ class SessionBatching:
         self._lock = threading.Lock()
         largest = parameters.max_batch_size.value if parameters.HasField("max_batch_size") else Limits().task_rows
         if self._allowed and self._allowed[-1] != largest:
-            raise tf.errors.InvalidArgumentError(
-                None,
-                None,
+            raise invalid(
                 "Last entry in allowed_batch_sizes must match max_batch_size; "
                 f"last entry was {self._allowed[-1]}; expected {largest}",
             )
@@ -147,7 +146,7 @@ class SessionBatching:
             _fail(batch, error)
         except Exception as error:
             logger.exception("A batch: a defect of the server")
-            _fail(batch, tf.errors.InternalError(None, None, f"{type(error).__name__}: {error}"))
+            _fail(batch, internal(f"{type(error).__name__}: {error}"))
 
     def _take(self, batch: "list[_Rows]") -> "list[_Rows]":
         """Notes that a batch has left its queue; returns the rows that have to be computed."""
@@ -236,10 +235,10 @@ class _Rows:
         """Whether they have to be computed; otherwise the request is told why not."""
         call = self.request.call
         if call is not None and call.gone():
-            self.end(tf.errors.CancelledError(None, None, "CANCELLED"))
+            self.end(cancelled())
         elif (left := self.request.remaining()) is not None and left <= 0:
             text = "Run() timeout exceeded while waiting in batching queue"
-            self.end(tf.errors.ResourceExhaustedError(None, None, text))
+            self.end(exhausted(text))
         return not self.over
 
     def end(self, error: tf.errors.OpError | None = None) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection
 import tensorflow as tf
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
+from serving.status import code_name
+
 _LOOK = 1.0  # seconds
 
 
@@ -117,16 +119,3 @@ class States:
             if event.moment > since and (event.state == ModelVersionStatus.AVAILABLE or event.code):
                 return number, event
         return None
-
-
-def code_name(code: int) -> str:
-    """A status code as TensorFlow prints it: NOT_FOUND."""
-    return _CODES.get(code, "UNKNOWN")
-
-
-def status_text(error: tf.errors.OpError) -> str:
-    """A status as TensorFlow prints it: the code's name and the text."""
-    return f"{code_name(error.error_code)}: {error.message}"
-
-
-_CODES = {value: name for name, value in vars(tf.errors).items() if name.isupper() and isinstance(value, int)}

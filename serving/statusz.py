@@ -17,7 +17,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from serving.admission import Admission
 from serving.rates import Rates, Row, Summary
-from serving.states import code_name
+from serving.status import code_name
 
 PATH = "/statusz"
 CONTENT_TYPE = "text/html; charset=utf-8"

@@ -10,9 +10,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import tensorflow as tf
-
 from serving.servable import Servable
+from serving.status import not_found
 
 
 class Phase(enum.Enum):
@@ -67,7 +66,7 @@ def find(name: str, versions: Iterable[Version], number: int | None) -> tuple[Ve
         if version.servable is not None and number in (None, version.number):
             return version, version.servable
     request = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-    raise tf.errors.NotFoundError(None, None, f"Servable not found for request: {request}")
+    raise not_found(f"Servable not found for request: {request}")
 
 
 def next_action(models: Iterable[Mapping[int, Version]]) -> tuple[Phase, Version] | None:

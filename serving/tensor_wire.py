@@ -31,7 +31,6 @@ _LISTS = {
     dtype.as_datatype_enum: _NUMBERS[name]
     for dtype, name in ((tf.float32, "float_val"), (tf.float64, "double_val"), (tf.bool, "bool_val"))
 }
-_MAX_RANK = 64  # of NumPy's arrays
 
 Part = bytes | memoryview
 
@@ -73,7 +72,7 @@ def _array(content: bytes, found: list[Field]) -> np.ndarray | None:
     by_number = {field.number: field for field in found}
     dtype = by_number.pop(_DTYPE, None)
     shape = _shape(content, by_number.pop(_SHAPE, None))
-    if dtype is None or not dtype.is_varint or shape is None or len(shape) > _MAX_RANK or len(by_number) != 1:
+    if dtype is None or not dtype.is_varint or shape is None or len(shape) > tensors.MAX_RANK or len(by_number) != 1:
         return None
     (number,) = by_number
     if dtype.value == _STRINGS and number == _STRING:

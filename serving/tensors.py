@@ -5,11 +5,13 @@ become the PredictResponse. Bulk data is not copied element by element in Python
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
+
+from serving.wire_fields import LENGTH_DELIMITED, varint
 
 # Where the runtime puts the values of each dtype.
 _FIELDS = {
@@ -26,13 +28,12 @@ _FIELDS = {
     tf.bool: "bool_val",
     tf.string: "string_val",
 }
-_WORDS = {tf.float16: "half", tf.float32: "float", tf.float64: "double"}  # where it is not the name that Python has
 _PACKED = (tf.float32, tf.float64)  # on the wire these lists are the array's own bytes, little-endian
 _OPAQUE = (tf.resource, tf.variant)
+MAX_RANK = 64  # of NumPy's arrays; TensorFlow's own limit is 254
 _MAX_BYTES = 2**31
 _MAX_FILLED_BYTES = 2**28  # of a tensor that one value may stand for: a few bytes would take all memory
 _STRING_BYTES = 64  # of memory, for an empty string in an array
-_LENGTH_DELIMITED = 2  # the wire type of bytes and of packed lists
 
 
 def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
@@ -97,20 +98,14 @@ def _packed(field: str, array: np.ndarray) -> bytes:
     """
     wire = bytearray(tensor_pb2.TensorProto(tensor_content=array.tobytes()).SerializeToString())
     if wire:
-        wire[0] = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED
+        wire[0] = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[field].number << 3 | LENGTH_DELIMITED
     return bytes(wire)
 
 
 def _string_content(strings: Iterable[bytes]) -> bytes:
     """tensor_content of strings: all their lengths as varints, then all their bytes."""
     strings = list(strings)
-    lengths = bytearray()
-    for length in map(len, strings):
-        while length >= 0x80:
-            lengths.append(length & 0x7F | 0x80)
-            length >>= 7  # noqa: PLW2901 - the rest of it
-        lengths.append(length)
-    return bytes(lengths) + b"".join(strings)
+    return b"".join([*(varint(len(one)) for one in strings), *strings])
 
 
 def _extend(proto: tensor_pb2.TensorProto, dtype: tf.DType, array: np.ndarray) -> None:
@@ -149,9 +144,9 @@ def dtype_name(dtype: tf.DType) -> str:
 
 def dtype_word(dtype: tf.DType) -> str:
     """The name of a dtype in TensorFlow's messages: float."""
-    return _WORDS.get(dtype, dtype.name)
+    return dtype_name(dtype).removeprefix("DT_").lower()
 
 
-def shape_text(array: np.ndarray) -> str:
-    """The shape as TensorFlow prints it: [2,3]."""
-    return f"[{','.join(map(str, array.shape))}]"
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as TensorFlow prints it: [2,3]."""
+    return f"[{','.join(map(str, shape))}]"

@@ -9,11 +9,10 @@ import logging
 from pathlib import Path
 from typing import TypeVar
 
-import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from serving.saved_model import file_error
+from serving.status import invalid, of_file
 
 M = TypeVar("M", bound=Message)
 
@@ -35,11 +34,11 @@ def read_text_proto(path: str | Path, message: M) -> M:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise file_error(error) from error
+        raise of_file(error) from error
     if not content:
-        raise tf.errors.InvalidArgumentError(None, None, f"{path}; Invalid argument")
+        raise invalid(f"{path}; Invalid argument")
     try:
         return text_format.Parse(content.decode("utf-8"), message)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         logger.error("Error parsing text-format %s: %s", message.DESCRIPTOR.full_name, error)
-        raise tf.errors.InvalidArgumentError(None, None, f"Invalid protobuf file: '{path}'") from error
+        raise invalid(f"Invalid protobuf file: '{path}'") from error

@@ -12,6 +12,7 @@ import grpc
 import tensorflow as tf
 
 from serving.server_config_pb2 import SSLConfig
+from serving.status import invalid
 
 
 def grpc_credentials(config: SSLConfig) -> grpc.ServerCredentials:
@@ -38,16 +39,18 @@ def ssl_context(config: SSLConfig) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for field in ("server_key", "server_cert"):
         if not getattr(config, field):
-            raise _invalid(f"{field} is empty; expected the text of a PEM file")
+            raise _unusable(f"{field} is empty; expected the text of a PEM file")
     _load_pair(context, config)
     if config.custom_ca:
         try:
             context.load_verify_locations(cadata=config.custom_ca)
         except ssl.SSLError as error:
-            raise _invalid(f"custom_ca holds no certificate ({error}); expected the text of a PEM file") from error
+            raise _unusable(f"custom_ca holds no certificate ({error}); expected the text of a PEM file") from error
     if config.client_verify:
         if not config.custom_ca:
-            raise _invalid("client_verify is true and custom_ca is empty, so that no client could connect; give the CA")
+            raise _unusable(
+                "client_verify is true and custom_ca is empty, so that no client could connect; give the CA"
+            )
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -62,8 +65,8 @@ def _load_pair(context: ssl.SSLContext, config: SSLConfig) -> None:
             # An encrypted key would make OpenSSL ask for the password on the terminal.
             context.load_cert_chain(certificate, key, password=lambda: "")
         except ssl.SSLError as error:
-            raise _invalid(f"server_key and server_cert are no pair of PEM texts: {error}") from error
+            raise _unusable(f"server_key and server_cert are no pair of PEM texts: {error}") from error
 
 
-def _invalid(text: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, f"--ssl_config_file: {text}")
+def _unusable(text: str) -> tf.errors.InvalidArgumentError:
+    return invalid(f"--ssl_config_file: {text}")

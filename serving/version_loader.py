@@ -19,7 +19,7 @@ from serving.monitoring import Monitoring
 from serving.servable import Options, Servable
 from serving.server_config_pb2 import BatchingParameters
 from serving.session_batching import Batching
-from serving.states import status_text
+from serving.status import status_text
 from serving.text_protos import read_text_proto
 
 _POOL = "model_server_batch_threads"

@@ -16,6 +16,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving import tensors
 from serving.servable import Servable
+from serving.status import invalid
 from vit22b.difference import difference
 from vit22b.signature import MANIFEST_FILE, TOLERANCE, WARMUP_FILE, Manifest
 
@@ -60,7 +61,7 @@ def warm_up(servable: Servable, path: Path, *, check_golden: bool = False, itera
     for count, log in enumerate(_records(file), start=1):
         if count > MAX_RECORDS:
             text = f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}"
-            raise tf.errors.InvalidArgumentError(None, None, text)
+            raise invalid(text)
         answers = [_replay(servable, log) for _ in range(max(1, iterations))]
         if check_golden and answers[0] is not None:
             _compare(answers[0], log.predict_log.response, tolerance)
@@ -95,7 +96,7 @@ def _records(file: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
                 yield prediction_log_pb2.PredictionLog.FromString(record)
             except DecodeError as error:
                 text = f"Failed to parse warmup record: {record!r} from {file}"
-                raise tf.errors.InvalidArgumentError(None, None, text) from error
+                raise invalid(text) from error
     except tf.errors.DataLossError as error:
         text = f"{error.message}. Please verify your warmup data is in TFRecord format."
         raise tf.errors.DataLossError(None, None, text) from error

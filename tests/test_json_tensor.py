@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from serving import json_tensor
 from serving.json_tensor import decode_base64
+from serving.tensors import dtype_word
 
 VALUES = {
     tf.float32: [1, -2.5, 1e39, float("nan"), 2**70],
@@ -90,7 +91,7 @@ def test_a_dtype_without_a_form_is_refused(dtype):
     assert json_tensor.array([1], dtype) is None
     with pytest.raises(tf.errors.UnimplementedError) as raised:
         json_tensor.fill([1], dtype, [])
-    assert raised.value.message == f"Conversion of JSON Value: 1 to type: {json_tensor.dtype_name(dtype)}"
+    assert raised.value.message == f"Conversion of JSON Value: 1 to type: {dtype_word(dtype)}"
 
 
 def test_what_is_nested_deeper_than_an_array_is_refused():
