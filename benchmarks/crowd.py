@@ -5,6 +5,7 @@ traffic.py; what they get is counted by tally.py.
 """
 
 import contextlib
+import logging
 import random
 import threading
 import time
@@ -20,6 +21,8 @@ _HASTE = 0.02  # seconds, the longest deadline of the hasty
 _PINNED = 0.25  # share of requests that ask for a version by its number
 _BURST = 80  # requests at once, over each wire
 _BETWEEN_BURSTS = 4.0  # seconds
+
+logger = logging.getLogger(__name__)
 
 
 class Gate:
@@ -60,12 +63,14 @@ class Crowd:
     Attributes:
         gate: that each passes for each request.
         version: the one that answers, to be asked for by its number.
+        defects: what has ended a client before its time, in words; with any of them the counts are not whole.
     """
 
     def __init__(self, grpc: str, rest: str, asks: Sequence[Ask], tally: Tally, seed: int):
         """Takes the addresses of both ports; `start` begins."""
         self.gate = Gate()
         self.version: int | None = None
+        self.defects: list[str] = []
         self._addresses = grpc, rest
         self._grpc_asks = [ask for ask in asks if ask.path]
         self._rest_asks = [ask for ask in asks if not ask.path]
@@ -79,8 +84,9 @@ class Crowd:
         kinds = [self._patient] * grpc + [self._patient_rest] * rest + [self._hasty, self._rude, self._burst]
         for number, kind in enumerate(kinds):
             generator = random.Random(f"{self._seed} {number}")
-            self._threads.append(threading.Thread(target=kind, args=(generator,), name=f"client-{number}", daemon=True))
-            self._threads[-1].start()
+            thread = threading.Thread(target=self._live, args=(kind, generator), name=f"client-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def stop(self) -> None:
         """Ends them, each behind its answer."""
@@ -103,6 +109,13 @@ class Crowd:
         else:
             with contextlib.closing(Http(self._addresses[1], PATIENCE)) as client:
                 self._tally.record(sent, client.send(ask.content))
+
+    def _live(self, kind: Callable[[random.Random], None], generator: random.Random) -> None:
+        try:
+            kind(generator)
+        except Exception as error:  # it is told at the end, and the other clients go on
+            logger.exception("A client has ended")
+            self.defects.append(f"{threading.current_thread().name}: {type(error).__name__}: {error}")
 
     def _patient(self, generator: random.Random) -> None:
         with contextlib.closing(Grpc(self._addresses[0])) as client:

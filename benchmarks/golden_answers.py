@@ -4,7 +4,6 @@ Between SavedModel and client on the walk SavedModel -> server -> client. They a
 bring for their warm-up, at every number of rows up to theirs.
 """
 
-import base64
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from benchmarks.raw_client import predict_body
 from vit22b import signature
 from vit22b.difference import difference
 
@@ -66,8 +66,7 @@ class Golden:
 
     def body(self, **inputs: npt.NDArray[Any]) -> dict[str, Any]:
         """The same as REST takes it."""
-        columns = {name: _json(value) for name, value in {**self.inputs, **inputs}.items()}
-        return {"signature_name": self.signature, "inputs": columns}
+        return predict_body(self.signature, {**self.inputs, **inputs})
 
     def wrong(self, version: int, outputs: Arrays) -> str:
         """What is wrong with a version's answer, "" if nothing is."""
@@ -100,9 +99,3 @@ def _logs(version: Path) -> Iterator[prediction_log_pb2.PredictLog]:
 
 def _arrays(protos: Mapping[str, Any]) -> Arrays:
     return {name: tf.make_ndarray(proto) for name, proto in protos.items()}
-
-
-def _json(value: npt.NDArray[Any]) -> Any:
-    if value.dtype != object:
-        return value.tolist()
-    return [{"b64": base64.b64encode(one).decode()} for one in value.ravel().tolist()]

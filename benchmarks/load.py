@@ -21,7 +21,7 @@ _PREDICT = PREDICTION + "Predict"
 
 
 def closed(address: str, file: str, *, rest: bool, concurrency: int, seconds: float) -> dict[str, Any]:
-    """As pace.closed_loop, each caller on a connection of its own.
+    """As pace.closed_loop: over HTTP each caller on a connection of its own, over gRPC all on one.
 
     Args:
         address: host:port.
@@ -37,7 +37,7 @@ def closed(address: str, file: str, *, rest: bool, concurrency: int, seconds: fl
             http = _http(address, number)
             callers.append(lambda http=http: http.send(content).code == "200")
         else:
-            grpc = _grpc(address, 0)
+            grpc = _grpc(address)
             callers.append(lambda grpc=grpc: grpc.call(_PREDICT, content))
     return closed_loop(callers, seconds)
 
@@ -45,19 +45,19 @@ def closed(address: str, file: str, *, rest: bool, concurrency: int, seconds: fl
 def opened(address: str, file: str, *, rate: float, seconds: float, seed: int) -> dict[str, Any]:
     """As pace.open_loop, over gRPC, on one connection."""
     content = Path(file).read_bytes()
-    grpc = _grpc(address, 0)
+    grpc = _grpc(address)
     return open_loop(lambda: grpc.begin(_PREDICT, content), rate, seconds, seed)
 
 
 @functools.cache
-def _grpc(address: str, number: int) -> Grpc:
-    """One of the connections, which stay open from order to order."""
-    del number
+def _grpc(address: str) -> Grpc:
+    """The connection, which stays open from order to order."""
     return Grpc(address)
 
 
 @functools.cache
 def _http(address: str, number: int) -> Http:
+    """One of the connections."""
     del number
     return Http(address, _PATIENCE)
 

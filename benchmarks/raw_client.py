@@ -5,6 +5,7 @@ beside the server that it asks, it can send what no true client would, and it te
 lack of one. Users have vit22b/client.py.
 """
 
+import base64
 import dataclasses
 import http.client
 import select
@@ -12,8 +13,10 @@ import socket
 from collections.abc import Mapping
 from concurrent import futures
 from types import MappingProxyType
+from typing import Any
 
 import grpc
+import numpy.typing as npt
 
 PREDICTION, MODEL = "/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/"
 LOST = "LOST"  # the code of a request that was neither answered nor refused
@@ -150,3 +153,14 @@ def request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str
     head = {"Host": "localhost", **headers, "Content-Length": str(len(body))}
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def predict_body(signature: str, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """A request of Predict as REST takes it, column by column; bytes, [n], are objects of base64."""
+    return {"signature_name": signature, "inputs": {name: _column(value) for name, value in inputs.items()}}
+
+
+def _column(value: npt.NDArray[Any]) -> Any:
+    if value.dtype != object:
+        return value.tolist()
+    return [{"b64": base64.b64encode(one).decode()} for one in value.ravel().tolist()]

@@ -3,7 +3,6 @@
 For benchmarks/serving.py, at the client's end of the walk SavedModel -> server -> [client].
 """
 
-import base64
 import dataclasses
 import io
 import json
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from benchmarks.raw_client import request
+from benchmarks.raw_client import predict_body, request
 from vit22b import signature
 from vit22b.tensors import predict_request
 
@@ -54,13 +53,7 @@ def write_requests(folder: Path, model: str, side: int) -> dict[str, Request]:
     for name, asked, given in zip(("pixels", "image bytes", "features with tokens"), names, inputs, strict=True):
         grpc, rest = (folder / f"{asked}.{wire}" for wire in ("grpc", "http"))
         grpc.write_bytes(predict_request(model, asked, given).SerializeToString())
-        body = json.dumps({"signature_name": asked, "inputs": {key: _json(value) for key, value in given.items()}})
-        rest.write_bytes(request("POST", f"/v1/models/{model}:predict", body.encode()))
+        body = json.dumps(predict_body(asked, given)).encode()
+        rest.write_bytes(request("POST", f"/v1/models/{model}:predict", body))
         found[name] = Request(name, len(next(iter(given.values()))), str(grpc), str(rest))
     return found
-
-
-def _json(value: Any) -> Any:
-    if value.dtype != object:
-        return value.tolist()
-    return [{"b64": base64.b64encode(one).decode()} for one in value]

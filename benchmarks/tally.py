@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from google.protobuf.message import DecodeError
+
 from benchmarks.raw_client import LOST, Reply
 from benchmarks.traffic import Ask
 
@@ -128,7 +130,10 @@ class Tally:
             return ""
         if reply.code != sent.ask.code:
             return f"{reply.code}, expected {sent.ask.code}"
-        return sent.ask.wrong(reply.content) or sent.ask.other_version(reply.content, sent.version)
+        try:
+            return sent.ask.wrong(reply.content) or sent.ask.other_version(reply.content, sent.version)
+        except (ValueError, LookupError, TypeError, AttributeError, DecodeError) as error:
+            return f"the answer is malformed: {type(error).__name__}: {error}"
 
     def _expected(self, sent: Sent, reply: Reply) -> bool:
         if reply.code in _FULL and self.overload.since(sent.overload):

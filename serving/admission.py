@@ -6,16 +6,15 @@ sees as RESOURCE_EXHAUSTED (429 over REST) and tries again. How many are worked 
 
 import threading
 
+from serving.flags import Flags
 from serving.status import exhausted
-
-MAX_PENDING = 1000
 
 
 class Admission:
     """Counts requests in and out. Each passes enter and leave, and between them, if it is served, begin and done."""
 
-    def __init__(self, *, max_pending: int = MAX_PENDING):
-        """Nobody is in.
+    def __init__(self, *, max_pending: int = Flags.max_pending):
+        """Sets the bound.
 
         Args:
             max_pending: requests that wait or are worked on.

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import tensorflow as tf
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -95,11 +96,11 @@ class Answers:
         call.model = spec.name
         statuses = self._lifecycle.status(spec.name)
         if spec.HasField("version"):
-            call.version = spec.version.value
             statuses = [status for status in statuses if status.version == spec.version.value]
             if not statuses:
                 text = f"Could not find version {spec.version.value} of model {spec.name}"
                 raise not_found(text)
+            call.version = spec.version.value
         if not statuses:
             raise not_found(f"Could not find any versions of model {spec.name}")
         return get_model_status_pb2.GetModelStatusResponse(model_version_status=statuses)
@@ -119,11 +120,15 @@ class Answers:
 
 def _spec_of(asked: Asked) -> model_pb2.ModelSpec:
     if not asked.has_spec:
-        raise invalid("Missing ModelSpec")
+        raise _no_spec()
     return asked.spec
 
 
 def _required_spec(request: Any) -> model_pb2.ModelSpec:
     if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
+        raise _no_spec()
     return request.model_spec
+
+
+def _no_spec() -> tf.errors.InvalidArgumentError:
+    return invalid("Missing ModelSpec")

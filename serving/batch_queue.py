@@ -134,7 +134,7 @@ class Threads:
                     if queue.ready_at() <= now:
                         batch = queue.take()
                         self._waiting.remove(queue)
-                        if queue.waiting():
+                        if not queue.is_empty():
                             self._waiting.append(queue)
                         return queue, batch
                 soonest = min((queue.ready_at() for queue in self._waiting), default=None)
@@ -179,14 +179,10 @@ class Queue(Generic[T]):
                 self._add(piece)
             self._threads.add(self)
 
-    def rows(self) -> int:
-        """How many rows wait."""
+    def is_empty(self) -> bool:
+        """Whether no task waits."""
         with self._threads.changed:
-            return sum(map(_rows, self._batches))
-
-    def waiting(self) -> bool:
-        """Whether there is a task."""
-        return bool(self._batches[0])
+            return not self._batches[0]
 
     def ready_at(self) -> float:
         """When the first batch may be taken, by time.monotonic(); there has to be one."""

@@ -8,9 +8,14 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from serving.status import cancelled, late
 
+# Why a call is refused: without a key that may ask for this; beyond --max_pending, the threads, the places for requests
+# that are still coming, or the bytes that a request may have; because its body does not come in time, or its bytes are
+# no request; because the server goes down.
+Reason = Literal["key", "pending", "threads", "uploads", "size", "body", "form", "drain"]
 LONGEST = 256  # characters that are kept of what a client names: a model, an id, a signature
 
 
@@ -19,7 +24,8 @@ def cut(text: str) -> str:
     return text[:LONGEST]
 
 
-def _here() -> bool:
+def _stays() -> bool:
+    """What is known of a caller whose wire cannot tell whether it has gone."""
     return False
 
 
@@ -44,7 +50,7 @@ class Call:
         user: whose key it came with; empty where no key was asked for.
         began: when it came in, by time.perf_counter(), in seconds.
         admitted: when desk.py let it in, by the same clock; None before.
-        refused: whether it ended unserved, because of a limit, its key or its bytes.
+        refused: why it ended unserved; None if it did not.
         spans: the stages one by one, as (stage, start, end), in nanoseconds since the epoch.
     """
 
@@ -54,7 +60,7 @@ class Call:
     peer: str = ""
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     deadline: float | None = None
-    gone: Callable[[], bool] = _here
+    gone: Callable[[], bool] = _stays
     model: str = ""
     version: int | None = None
     signature: str = ""
@@ -65,7 +71,7 @@ class Call:
     user: str = ""
     began: float = dataclasses.field(default_factory=time.perf_counter)
     admitted: float | None = None
-    refused: bool = False
+    refused: Reason | None = None
     spans: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
 
     def remaining(self) -> float | None:

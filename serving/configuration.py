@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
+from serving.flags import Flags
 from serving.status import invalid, unmet
+from serving.text_protos import read_text_proto
 
 PLATFORM = "tensorflow"
 LIST = "model_config_list"
@@ -19,6 +21,17 @@ LIST = "model_config_list"
 _UNSPECIFIED, _TENSORFLOW = model_server_config_pb2.MODEL_TYPE_UNSPECIFIED, model_server_config_pb2.TENSORFLOW
 
 logger = logging.getLogger(__name__)
+
+
+def first_configuration(flags: Flags) -> ModelServerConfig:
+    """What --model_config_file has, or the one model of --model_name and --model_base_path.
+
+    Raises:
+        tf.errors.OpError: the file cannot be read, or is no ModelServerConfig.
+    """
+    if flags.model_config_file:
+        return read_text_proto(flags.model_config_file, ModelServerConfig())
+    return one_model(flags.model_name, flags.model_base_path)
 
 
 def one_model(name: str, base_path: str) -> ModelServerConfig:

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import tensorflow as tf
 
 from serving.admission import Admission
-from serving.call import Call
+from serving.call import Call, Reason
 from serving.guard import Guard
 from serving.status import code_name
 
@@ -23,13 +23,10 @@ _WORK = frozenset({"Predict", "Classify", "Regress", "MultiInference"})
 
 
 class Observer(Protocol):
-    """What keeps an account of requests. Both methods are called by many threads, and raise nothing."""
-
-    def begin(self, call: Call) -> None:
-        """A request has come in."""
+    """What keeps an account of requests. It is called by many threads, and raises nothing."""
 
     def end(self, call: Call, status: str, seconds: float) -> None:
-        """It has been answered: with which status (OK, NOT_FOUND), after how many seconds."""
+        """A request has been answered: with which status (OK, NOT_FOUND), after how many seconds."""
 
 
 class Desk:
@@ -44,17 +41,15 @@ class Desk:
         self._observers = tuple(observers)
 
     def serve(self, call: Call, answer: Callable[[], T]) -> T:
-        """Answers a call, which may have been admitted before.
+        """Answers a call.
 
         Args:
-            call: the request.
+            call: the request, which has been admitted.
             answer: what is done for it.
 
         Raises:
             tf.errors.OpError: what the caller gets in place of the answer.
         """
-        if call.admitted is None:
-            self.admit(call)
         status = tf.errors.INTERNAL  # what the caller sees of a defect of ours
         try:
             result = self._work(call, answer)
@@ -69,33 +64,30 @@ class Desk:
     def admit(self, call: Call) -> None:
         """Refuses a call, or gives it a place, and returns at once.
 
-        `serve` does this too. It is for a wire that knows of a call before its body is there, or that queues calls
-        until a thread is free: what has been admitted has to be served, refused or dropped.
+        It comes before the call's body, and before a thread is free: what has been admitted has to be served, refused
+        or dropped.
 
         Raises:
             tf.errors.OpError: UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED. The call has ended.
         """
-        for observer in self._observers:
-            observer.begin(call)
+        reason: Reason = "key"
         try:
             self._guard.check(call)
+            reason = "pending"
             if call.api in _WORK:
                 self.admission.enter()
         except tf.errors.OpError as error:
-            call.refused = True
-            self._tell(call, error.error_code)
+            self.refuse(call, error, reason)
             raise
         call.admitted = time.perf_counter()
 
-    def refuse(self, call: Call, error: tf.errors.OpError) -> None:
-        """Keeps account of a call that the wire refuses, be it admitted or not; `error` is what the caller gets."""
-        call.refused = True
-        if call.admitted is not None:
+    def refuse(self, call: Call, error: tf.errors.OpError, reason: Reason) -> None:
+        """Keeps account of a call that is refused, be it admitted or not; `error` is what the caller gets."""
+        call.refused = reason
+        if call.admitted is None:
+            self._tell(call, error.error_code)
+        else:
             self._end(call, error.error_code)
-            return
-        for observer in self._observers:
-            observer.begin(call)
-        self._tell(call, error.error_code)
 
     def drop(self, call: Call) -> None:
         """Gives up a call that was admitted and will not be served, because its caller has gone."""
@@ -104,7 +96,8 @@ class Desk:
     def _work(self, call: Call, answer: Callable[[], T]) -> T:
         if call.api not in _WORK:
             return answer()
-        arrived = (call.admitted or call.began) + call.seconds.get("receive", 0.0)
+        assert call.admitted is not None, "the call has not been admitted"
+        arrived = call.admitted + call.seconds.get("receive", 0.0)
         call.add("queue", max(0.0, time.perf_counter() - arrived))
         call.check()
         self.admission.begin()

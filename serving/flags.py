@@ -1,22 +1,13 @@
-"""The flags of the model server, spelt and defaulted as tensorflow_model_server's.
+"""The flags of the model server, named and defaulted as tensorflow_model_server's.
 
-Where the server stage begins: SavedModel -> [server] -> client. Standard library only, so that a wrong flag is refused
-before TensorFlow is imported. `--flag=value`, `--flag value`, and for a switch `--flag` alone are understood. A value
-that does not fit is answered as there; a flag that is not known, with which the real server starts all the same, is an
-error with the nearest name.
+Where the server stage begins: SavedModel -> [server] -> client. command_line.py reads them. Standard library only, so
+that a wrong flag is refused before TensorFlow is imported.
 """
 
-import argparse
 import dataclasses
-import difflib
 import logging
 import os
-import sys
-from collections.abc import Sequence
-from importlib import metadata
-from typing import Any, NoReturn
-
-EXIT_CODE = 255  # of a command line that is wrong, and of --help
+from typing import Any
 
 _CORES = os.cpu_count() or 1
 
@@ -118,28 +109,6 @@ class Flags:
     )
 
 
-def parse(arguments: Sequence[str]) -> Flags:
-    """Reads a command line, without the program's name.
-
-    Raises:
-        SystemExit: with code 255 for a flag that is not known (the message has the nearest name), a value that does not
-            fit, and --help; with code 0 for --version.
-    """
-    if any(argument in ("-h", "-help", "--help") for argument in arguments):
-        sys.stdout.write(usage())
-        raise SystemExit(EXIT_CODE)
-    values, unknown = _parser().parse_known_args(arguments)
-    if unknown:
-        _refuse(_unknown(unknown[0]))
-    flags = Flags(**vars(values))
-    if flags.version:
-        print(f"TensorFlow ModelServer: vit22b {metadata.version('vit22b')}")
-        print(f"TensorFlow Library: {metadata.version('tensorflow')}")
-        raise SystemExit(0)
-    _check(flags)
-    return flags
-
-
 def warn(flags: Flags) -> None:
     """Logs a line for each flag that was set and has no meaning here."""
     for field in dataclasses.fields(Flags):
@@ -149,7 +118,7 @@ def warn(flags: Flags) -> None:
 
 
 def contradiction(flags: Flags) -> str:
-    """What is wrong with flags that are right each by itself, in the real server's words; empty if nothing is."""
+    """What is wrong with flags that are right each by itself, its own in the real server's words; empty if nothing."""
     if not flags.port and not flags.grpc_socket_path:
         return "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
     if flags.use_alts_credentials and flags.ssl_config_file:
@@ -165,94 +134,19 @@ def contradiction(flags: Flags) -> str:
             "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
             "separately. You cannot configure all."
         )
+    return _contradiction_of_ours(flags)
+
+
+def _contradiction_of_ours(flags: Flags) -> str:
+    """The same of the flags that the real server does not have."""
     if flags.rest_ssl and not flags.ssl_config_file:
         return "--rest_ssl needs the certificates of --ssl_config_file, which is empty"
+    for name in ("rest_ssl", "statusz"):
+        if getattr(flags, name) and not flags.rest_api_port:
+            return f"--{name} is about the REST port, and there is none; give a --rest_api_port"
+    if flags.check_golden and not flags.enable_model_warmup:
+        return (
+            "--check_golden compares the answers of the warm-up, and --enable_model_warmup=false leaves it out; leave "
+            "out one of the two flags"
+        )
     return ""
-
-
-def usage() -> str:
-    """The flags, their defaults and their meanings, laid out as the real server's."""
-    lines = ["usage: model_server.py", "Flags:"]
-    for field in dataclasses.fields(Flags):
-        default = str(field.default).lower() if field.type is bool else field.default
-        setting = f"--{field.name}={default!r}" if field.type is str else f"--{field.name}={default}"
-        lines.append(f"\t{setting:<50}\t{field.type.__name__}\t{field.metadata['help']}")
-    return "\n".join(lines) + "\n"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        _refuse(message)
-
-
-def _parser() -> _Parser:
-    parser = _Parser(allow_abbrev=False, add_help=False)
-    for field in dataclasses.fields(Flags):
-        options: dict[str, Any] = {"default": field.default, "type": _value(field)}
-        if field.type is bool:
-            options |= {"nargs": "?", "const": True}
-        parser.add_argument(f"--{field.name}", **options)
-    return parser
-
-
-def _value(field: dataclasses.Field[Any]) -> Any:
-    """How a flag's value is read, with the real server's words for one that cannot be."""
-    read = _boolean if field.type is bool else field.type
-
-    def value(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError:
-            _refuse(f"Couldn't interpret value {text} for flag {field.name}.")
-
-    return value
-
-
-def _boolean(text: str) -> bool:
-    known = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in known:
-        raise ValueError(text)
-    return known[text.lower()]
-
-
-def _unknown(argument: str) -> str:
-    if not argument.startswith("-"):
-        return f"unexpected argument {argument!r}; expected --flag=value"
-    name = argument.lstrip("-").partition("=")[0]
-    near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(Flags)], n=1, cutoff=0.0)
-    return f"unknown flag --{name}; the nearest known one is --{near[0]}"
-
-
-_PORT = (0, 65535, "0 to 65535")
-_SOME = (1, sys.float_info.max, "1 or more")
-_ANY = (0, sys.float_info.max, "0 or more")
-_BOUNDS: dict[str, tuple[float, float, str]] = {
-    "port": _PORT,
-    "rest_api_port": _PORT,
-    "admin_port": _PORT,
-    "grpc_max_threads": (2, sys.float_info.max, "2 or more, since one takes requests in"),
-    "rest_api_num_threads": _SOME,
-    "rest_api_timeout_in_ms": _SOME,
-    "max_pending": _SOME,
-    "file_system_poll_wait_seconds": _ANY,
-    "model_config_file_poll_wait_seconds": _ANY,
-    "num_load_threads": _ANY,
-    "num_unload_threads": _ANY,
-    "drain_seconds": _ANY,
-    "max_message_bytes": (0, 2**31 - 1, "0 to 2147483647, which is gRPC's own bound"),
-    "per_process_gpu_memory_fraction": (0, 1, "0 to 1"),
-}
-
-
-def _check(flags: Flags) -> None:
-    for name, (least, most, expected) in _BOUNDS.items():
-        if not least <= getattr(flags, name) <= most:
-            _refuse(f"--{name} is {getattr(flags, name)}; expected {expected}")
-    if flags.request_log not in ("", "json"):
-        _refuse(f"--request_log is {flags.request_log!r}; expected json")
-
-
-def _refuse(message: str) -> NoReturn:
-    """One line and no list of flags, which would hide the mistake."""
-    sys.stderr.write(f"error: {message}\n")
-    raise SystemExit(EXIT_CODE)

@@ -5,13 +5,13 @@ server's ports.
 """
 
 from collections.abc import Mapping
-from concurrent import futures
 from types import MappingProxyType
 
 import grpc
 
 from serving.health import Health
 from serving.services import Services
+from serving.thread_pool import full_pool
 
 MAX_MESSAGE_LENGTH = 2**31 - 1
 
@@ -45,11 +45,9 @@ def serve(
         "grpc.so_reuseport": 0,  # a port that another server holds is an error, not shared
     }
     # A thread for each call that may wait for its request or be computed, and one more, so that there is always one to
-    # refuse with. They are started as they are needed.
+    # refuse with.
     threads = services.threads + (health.threads if health else 0) + 1
-    server = grpc.server(
-        futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=list({**options, **arguments}.items())
-    )
+    server = grpc.server(full_pool(threads, "grpc"), options=list({**options, **arguments}.items()))
     server.add_generic_rpc_handlers([health, services] if health else [services])
     try:
         ports = [

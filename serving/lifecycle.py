@@ -55,7 +55,6 @@ class Lifecycle:
         self._versions: dict[str, dict[int, Version]] = {}
         self._wanted: dict[str, list[Versions]] = {}
         self._work = threading.Event()  # there may be something to manage
-        self._one_manages = threading.Lock()
         self._loaders = executor(0)
         self._unloaders = executor(unload_threads)
 
@@ -88,20 +87,35 @@ class Lifecycle:
         while not self._stop.is_set():
             self._work.clear()
             try:
-                with self._one_manages:
-                    acted = self._step()
+                acted = self.step()
             except Exception:  # the other models go on
                 logger.critical("A defect of the server; the version stays as it is", exc_info=True)
                 acted = False
             if not acted:
                 self._work.wait(timeout=_PACE)
 
-    def aspire(self, name: str, versions: Versions) -> None:
-        """As `want`, and manages until it is done or has failed."""
-        self.want(name, versions)
-        with self._one_manages:
-            while self._step():
-                pass
+    def step(self) -> bool:
+        """Takes in what is wanted and does the next thing that follows; False if there is nothing to do now.
+
+        For one thread at a time, the one that manages.
+        """
+        with self._changed:
+            for name in list(self._versions):
+                self._forget(name)
+            for name in list(self._wanted):
+                self._take_in(name)
+            action = next_action(self._versions.values())
+            if action is None:
+                return False
+            phase, version = action
+            version.phase = phase
+            loads = phase is Phase.LOADING
+            act, threads = (self._bring_up, self._loaders) if loads else (self._take_down, self._unloaders)
+            if threads is not None:
+                threads.submit(act, version).add_done_callback(_tell_of_defect)
+        if threads is None:
+            act(version)
+        return True
 
     @contextlib.contextmanager
     def lease(self, name: str, number: int | None = None, label: str | None = None) -> Iterator[Servable]:
@@ -142,26 +156,6 @@ class Lifecycle:
     def names(self) -> list[str]:
         """The models that have, or had, a version."""
         return self.states.names()
-
-    def _step(self) -> bool:
-        """Takes in what is wanted and does the next thing that follows; False if there is nothing to do now."""
-        with self._changed:
-            for name in list(self._versions):
-                self._forget(name)
-            for name in list(self._wanted):
-                self._take_in(name)
-            action = next_action(self._versions.values())
-            if action is None:
-                return False
-            phase, version = action
-            version.phase = phase
-            loads = phase is Phase.LOADING
-            act, threads = (self._bring_up, self._loaders) if loads else (self._take_down, self._unloaders)
-            if threads is not None:
-                threads.submit(act, version).add_done_callback(_tell_of_defect)
-        if threads is None:
-            act(version)
-        return True
 
     def _forget(self, name: str) -> None:
         """Drops the versions that have ended and are not wanted, so that they can be wanted again."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from serving.flags import Flags
 from serving.servable import Servable
 from serving.status import internal, of_file, status_text
 
@@ -25,8 +26,8 @@ Load = Callable[[str, int, Path], Servable]
 class Retries:
     """How often a load that failed is tried again, after how many seconds, and after which errors it never is."""
 
-    count: int = 5
-    interval: float = 60.0
+    count: int = Flags.max_num_load_retries
+    interval: float = Flags.load_retry_interval_micros / 1e6
     vain: tuple[type[tf.errors.OpError], ...] = ()
 
 

@@ -18,7 +18,7 @@ _PARTS = ("_bucket", "_sum", "_count")  # of a histogram, in their order
 
 
 def text(monitoring: Monitoring) -> str:
-    """The page."""
+    """What the server has counted so far, in lines that end with one."""
     return "".join(
         f"{line}\n" for name, kind, samples in sorted(monitoring.series()) for line in _lines(name, kind, samples)
     )

@@ -11,14 +11,15 @@ are under way. A second SIGTERM ends it at once.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
 
-from serving import flags
-from serving.status import status_text
+from serving import command_line
+from serving.flags import Flags, contradiction, warn
 
 # Before TensorFlow is imported. Its own pool of memory keeps what an unloaded version took, for good.
 os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
@@ -30,53 +31,57 @@ logger = logging.getLogger("serving.model_server")
 
 def main() -> int:
     """Serves until a signal; returns the exit code."""
-    options = flags.parse(sys.argv[1:])
-    if problem := flags.contradiction(options):
+    flags = command_line.parse(sys.argv[1:])
+    if problem := contradiction(flags):
         return _refuse(f"INVALID_ARGUMENT: {problem}")
     _set_up_logging()
-    flags.warn(options)
+    warn(flags)
     stop = threading.Event()
     _stop_at_signals(stop)
     import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
     import tensorflow as tf
 
+    from serving.status import status_text
+
     tf.get_logger().setLevel(logging.ERROR)
     try:
-        _serve(options, stop)
+        _serve(flags, stop)
     except tf.errors.OpError as error:
         if not stop.is_set():
             return _refuse(status_text(error))
     return 0
 
 
-def _serve(options: flags.Flags, stop: threading.Event) -> None:
+def _serve(flags: Flags, stop: threading.Event) -> None:
     """Loads the models, opens the ports, waits for a signal, drains.
 
     Raises:
         tf.errors.OpError: what keeps the server from starting.
     """
-    from serving import models, version_loader
+    from serving import configuration, version_loader
     from serving.answers import Answers
     from serving.lifecycle import Lifecycle
+    from serving.models import Models, ModelsOptions
     from serving.monitoring import Monitoring
-    from serving.ports import Front, Ports
-    from serving.reception import Reception
+    from serving.operations import Operations
+    from serving.ports import Ports
 
-    config = models.first_configuration(options)
+    config = configuration.first_configuration(flags)
     monitoring = Monitoring()
-    load, retries = version_loader.loader(options, monitoring), version_loader.retries(options)
-    lifecycle = Lifecycle(load, retries, stop, options.num_unload_threads)
-    served = models.Models(lifecycle, stop, models.Options.of(options), monitoring.values)
-    reception = Reception(options, monitoring)
-    ports = Ports(options, Front(Answers(lifecycle), reception.desk, served.reload, reception.pages(lifecycle)))
-    served.start(config)
-    if options.model_config_file and options.model_config_file_poll_wait_seconds:
-        served.follow_file(options.model_config_file, options.model_config_file_poll_wait_seconds)
+    load, retries = version_loader.loader(flags, monitoring), version_loader.retries(flags)
+    lifecycle = Lifecycle(load, retries, stop, flags.num_unload_threads)
+    models = Models(lifecycle, stop, ModelsOptions.of(flags), monitoring.values)
+    operations = Operations(flags, monitoring)
+    ports = Ports(flags, Answers(lifecycle), operations.desk, models.reload, operations.pages(lifecycle))
+    gc.freeze()  # what was imported stays: a collection need not walk it, which takes longer than to parse an image
+    models.start(config)
+    if flags.model_config_file and flags.model_config_file_poll_wait_seconds:
+        models.follow_file(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
     ports.open()
     stop.wait()
-    logger.info("Draining: requests under way have %g seconds to finish", options.drain_seconds)
-    ports.stop(options.drain_seconds)
-    reception.close()
+    logger.info("Draining: requests under way have %g seconds to finish", flags.drain_seconds)
+    ports.stop(flags.drain_seconds)
+    operations.close()
     logger.info("Drained")
 
 
@@ -101,7 +106,7 @@ def _stop_at_signals(stop: threading.Event) -> None:
 
 def _refuse(status: str) -> int:
     """Says why the server does not start, where and as the real one does."""
-    print(f"Failed to start server. Error: {status}")
+    print(f"Failed to start server. Error: {status}", flush=True)
     return _FAILED_TO_START
 
 
@@ -115,7 +120,6 @@ def _set_up_logging() -> None:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    # Not sys.exit, which would wait for the threads: a run that outlasted its grace, or a load, cannot be interrupted.
-    os._exit(exit_code)
+    # Not sys.exit, which would wait for the threads: a run that outlasted its grace, or a load, cannot be interrupted,
+    # and the log of requests holds the standard output's lock for as long as nobody reads it.
+    os._exit(main())

@@ -5,11 +5,12 @@ for versions, lifecycle.py loads and unloads them, labels.py names them. Answers
 TensorFlow Serving's; where it would wait for ever for a model whose directory is missing, this refuses at once.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import tensorflow as tf
@@ -21,16 +22,18 @@ from serving.call import Call
 from serving.flags import Flags
 from serving.lifecycle import Lifecycle
 from serving.repository import Repository
-from serving.status import invalid, not_found
+from serving.status import going_down, invalid, not_found
 from serving.text_protos import read_text_proto
 
 MetricValues = Callable[[Sequence[str]], Mapping[str, int]]
+
+_LOOK = 0.1  # seconds between two looks at whether somebody waits in vain
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ModelsOptions:
     """How models are kept.
 
     Attributes:
@@ -40,9 +43,9 @@ class Options:
         start_threads: the same during the start.
     """
 
-    poll_seconds: float = 1
+    poll_seconds: float = Flags.file_system_poll_wait_seconds
     unavailable_labels: bool = False
-    load_threads: int = 0
+    load_threads: int = Flags.num_load_threads
     start_threads: int = 4 * (os.cpu_count() or 1)
 
     @classmethod
@@ -55,17 +58,6 @@ class Options:
         )
 
 
-def first_configuration(flags: Flags) -> ModelServerConfig:
-    """What --model_config_file has, or the one model of --model_name and --model_base_path.
-
-    Raises:
-        tf.errors.OpError: the file cannot be read, or is no ModelServerConfig.
-    """
-    if flags.model_config_file:
-        return read_text_proto(flags.model_config_file, ModelServerConfig())
-    return configuration.one_model(flags.model_name, flags.model_base_path)
-
-
 class Models:
     """Every model of a server."""
 
@@ -73,7 +65,7 @@ class Models:
         self,
         lifecycle: Lifecycle,
         stop: threading.Event,
-        options: Options = Options(),
+        options: ModelsOptions = ModelsOptions(),
         metric_values: MetricValues = lambda names: dict.fromkeys(names, 0),
     ):
         """No models yet.
@@ -91,7 +83,6 @@ class Models:
         self._repository = Repository(lifecycle.want, options.poll_seconds, stop)
         self._one_at_a_time = threading.Lock()
         self._models: dict[str, ModelConfig] | None = None
-        self._threads: list[threading.Thread] = []
 
     def start(self, config: ModelServerConfig) -> None:
         """Starts with a first configuration, and returns when each of its models answers.
@@ -105,14 +96,16 @@ class Models:
         self._run(self._lifecycle.manage, "manage")
         self._run(self._repository.watch, "watch")
         self._lifecycle.load_with(self._options.start_threads)
-        self._configure(config, self._required_at_start, "servable")
+        with self._alone():
+            self._configure(config, self._required_at_start, "servable")
         self._lifecycle.load_with(self._options.load_threads)
 
     def configure(self, config: ModelServerConfig, call: Call | None = None) -> None:
         """Puts a configuration in the place of the one before, and returns when each model that is new answers.
 
-        A model that is left out is unloaded, a changed one follows at the next look; neither is waited for. The wait
-        ends, too, when the caller has gone or its deadline has passed.
+        A model that is left out is unloaded, a changed one follows at the next look; neither is waited for. What is
+        waited for, too, is a configuration that is on its way. The wait ends when the caller has gone, when its
+        deadline has passed, and when the server goes down.
 
         Raises:
             tf.errors.OpError: what is asked for is refused, and nothing has changed; UNKNOWN: a new model did not
@@ -120,11 +113,11 @@ class Models:
         """
 
         def require(models: Iterable[ModelConfig]) -> None:
-            if call is not None:
-                call.check()
+            self._check(call)
             self._require(models)
 
-        self._configure(config, require, "model")
+        with self._alone(call):
+            self._configure(config, require, "model")
 
     def reload(self, request: ReloadConfigRequest, call: Call | None = None) -> ReloadConfigResponse:
         """HandleReloadConfigRequest.
@@ -173,40 +166,47 @@ class Models:
         except tf.errors.OpError as error:
             logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error.message)
 
-    def close(self) -> None:
-        """Ends the threads; the models answer on."""
-        self._stop.set()
-        self._repository.wake()
-        for thread in self._threads:
-            thread.join()
-
     def _run(self, target: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
+        threading.Thread(target=target, name=name, daemon=True).start()
+
+    @contextlib.contextmanager
+    def _alone(self, call: Call | None = None) -> Iterator[None]:
+        """The time in which no other configuration takes effect."""
+        while not self._one_at_a_time.acquire(timeout=_LOOK):
+            self._check(call)
+        try:
+            self._check(call)
+            yield
+        finally:
+            self._one_at_a_time.release()
+
+    def _check(self, call: Call | None) -> None:
+        if self._stop.is_set():
+            raise going_down()
+        if call is not None:
+            call.check()
 
     def _configure(
         self, config: ModelServerConfig, require: Callable[[Iterable[ModelConfig]], None], noun: str
     ) -> None:
-        with self._one_at_a_time:
-            if not configuration.is_list(config, first=self._models is None):
-                return
-            before = self._models or {}
-            models = configuration.check_list(config, before)
-            labels = self._lifecycle.labels.check(
-                models.values(), self._lifecycle.states, unavailable=self._options.unavailable_labels
-            )
-            configuration.check_models(models)
-            new = [models[name] for name in models if name not in before]
-            require(new)
-            since = self._lifecycle.states.now()
-            self._lifecycle.labels.set(labels)
-            self._models = models
-            for name in sorted(models):
-                if models[name] != before.get(name):
-                    logger.info(" (Re-)adding model: %s", name)
-            self._repository.follow(models.values())
-            self._wait_for(new, since, noun, require)
+        if not configuration.is_list(config, first=self._models is None):
+            return
+        before = self._models or {}
+        models = configuration.check_list(config, before)
+        labels = self._lifecycle.labels.check(
+            models.values(), self._lifecycle.states, unavailable=self._options.unavailable_labels
+        )
+        configuration.check_models(models)
+        new = [models[name] for name in models if name not in before]
+        require(new)
+        since = self._lifecycle.states.now()
+        self._lifecycle.labels.set(labels)
+        self._models = models
+        for name in sorted(models):
+            if models[name] != before.get(name):
+                logger.info(" (Re-)adding model: %s", name)
+        self._repository.follow(models.values())
+        self._wait_for(new, since, noun, require)
 
     def _wait_for(
         self,

@@ -72,7 +72,7 @@ FAMILIES = (
     Family(_SERVING + "request_log_count", Counter, ("model_name", "status_code")),
     Family(_OURS + "stage_latency", Histogram, ("model_name", "API", "stage"), _LATENCY),
     Family(_OURS + "request_batch_size", Histogram, ("model_name", "API"), _BATCHES),
-    Family(_OURS + "refused_count", Counter, ("API", "status")),
+    Family(_OURS + "refused_count", Counter, ("API", "status", "reason")),
     Family(_OURS + "queue_depth", Gauge),
     Family(_OURS + "requests_running", Gauge),
 )
@@ -110,9 +110,6 @@ class Monitoring:
         """Shows what `read` returns as a gauge."""
         self._metrics[name].set_function(read)
 
-    def begin(self, call: Call) -> None:
-        """Nothing: requests count when they end."""
-
     def end(self, call: Call, status: str, seconds: float) -> None:
         """Counts a request."""
         model = self.names.of(call)
@@ -123,7 +120,7 @@ class Monitoring:
                 api = _api(call)
                 self.record(_SERVING + "request_latency", int(seconds * 1e6), model, api, call.entrypoint)
         if call.refused:
-            self.record(_OURS + "refused_count", 1, call.api, status)
+            self.record(_OURS + "refused_count", 1, call.api, status, call.refused)
         if status == "OK":
             if call.api in _COUNTED and "run" in call.seconds:
                 self.record(_SERVING + "runtime_latency", int(call.seconds["run"] * 1e6), model, call.api, "TF1")

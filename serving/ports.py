@@ -1,12 +1,13 @@
 """The ports of a server: gRPC over TCP and over a UNIX socket, the administrators', REST; opened and closed together.
 
-The last step before a client on the way SavedModel -> server -> [ports] -> client. Which port is open under which flag,
-and what is said of one that cannot be opened, is TensorFlow Serving's.
+Between model_server.py and the two wires, gRPC's and HTTP's, on the way SavedModel -> server -> [ports] -> client.
+Which port is open under which flag, and what is said of one that cannot be opened, is TensorFlow Serving's.
 """
 
-import dataclasses
 import logging
 import re
+import threading
+import time
 from typing import Protocol
 
 import grpc
@@ -17,7 +18,7 @@ from serving.answers import Answers
 from serving.desk import Desk
 from serving.flags import Flags
 from serving.health import Health
-from serving.reception import Pages
+from serving.operations import Pages
 from serving.server_config_pb2 import SSLConfig
 from serving.services import Reload, Services
 from serving.status import invalid
@@ -39,41 +40,31 @@ class RestPort(Protocol):
         """Takes no more connections, and returns when those that are there have ended or the grace has."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Front:
-    """What the ports serve.
-
-    Attributes:
-        answers: to every method.
-        desk: that every request passes.
-        reload: what HandleReloadConfigRequest does.
-        pages: that the REST port shows besides its API.
-    """
-
-    answers: Answers
-    desk: Desk
-    reload: Reload
-    pages: Pages
-
-
 class Ports:
     """The open ports."""
 
-    def __init__(self, options: Flags, front: Front):
-        """None is open yet.
+    def __init__(self, flags: Flags, answers: Answers, desk: Desk, reload: Reload, pages: Pages):
+        """Checks the certificates and the arguments; `open` opens.
+
+        Args:
+            flags: what is opened, and how.
+            answers: to every method.
+            desk: that every request passes.
+            reload: what HandleReloadConfigRequest does.
+            pages: that the REST port shows besides its API.
 
         Raises:
             tf.errors.OpError: a certificate is of no use, an argument makes no sense.
         """
-        self._options = options
-        self._front = front
-        self._ssl_config = read_text_proto(options.ssl_config_file, SSLConfig()) if options.ssl_config_file else None
-        self._credentials = _credentials(options, self._ssl_config)
-        self._arguments = channel_arguments(options.grpc_channel_arguments)
-        if options.max_message_bytes:
-            self._arguments[_RECEIVE] = options.max_message_bytes
-        self._health = Health() if options.enable_grpc_healthcheck_service else None
-        self._servers: list[grpc.Server] = []
+        self._flags = flags
+        self._answers, self._desk, self._reload, self._pages = answers, desk, reload, pages
+        self._ssl_config = read_text_proto(flags.ssl_config_file, SSLConfig()) if flags.ssl_config_file else None
+        self._credentials = _credentials(flags, self._ssl_config)
+        self._arguments = channel_arguments(flags.grpc_channel_arguments)
+        if flags.max_message_bytes:
+            self._arguments[_RECEIVE] = flags.max_message_bytes
+        self._health = Health() if flags.enable_grpc_healthcheck_service else None
+        self._servers: list[tuple[grpc.Server, Services]] = []
         self._rest: RestPort | None = None
 
     def open(self) -> None:
@@ -83,35 +74,50 @@ class Ports:
             tf.errors.InvalidArgumentError: a gRPC address is taken. A REST port that is taken is only logged, as in
                 TensorFlow Serving.
         """
-        options, host = self._options, self._options.bind_address or "0.0.0.0"
-        addresses = [address(options.bind_address, options.port)] if options.port else []
-        if options.grpc_socket_path:
-            addresses.append(f"unix:{options.grpc_socket_path}")
+        flags, host = self._flags, self._flags.bind_address or "0.0.0.0"
+        addresses = [address(flags.bind_address, flags.port)] if flags.port else []
+        if flags.grpc_socket_path:
+            addresses.append(f"unix:{flags.grpc_socket_path}")
         self._listen(addresses, admin=False)
-        if options.port:
-            logger.info("Running gRPC ModelServer at %s:%d ...", host, options.port)
-        if options.grpc_socket_path:
-            logger.info("Running gRPC ModelServer at UNIX socket %s ...", options.grpc_socket_path)
-        if options.admin_port:
-            self._listen([address(options.bind_address, options.admin_port)], admin=True)
-            logger.info("Reloads are taken at %s:%d alone", host, options.admin_port)
+        if flags.port:
+            logger.info("Running gRPC ModelServer at %s:%d ...", host, flags.port)
+        if flags.grpc_socket_path:
+            logger.info("Running gRPC ModelServer at UNIX socket %s ...", flags.grpc_socket_path)
+        if flags.admin_port:
+            self._listen([address(flags.bind_address, flags.admin_port)], admin=True)
+            logger.info("Reloads are taken at %s:%d alone", host, flags.admin_port)
         self._open_rest()
 
     def stop(self, grace: float) -> None:
-        """Takes no more requests, says NOT_SERVING, and returns when those under way have ended or the grace has."""
-        ended = [server.stop(grace) for server in self._servers]
-        if self._health is not None:
+        """Says NOT_SERVING, takes no more requests, and returns when those under way have ended or the grace has.
+
+        The gRPC ports close at once, so that clients turn to another server. Only with the health service they stay
+        open until the end, to be asked for it, and refuse other calls.
+        """
+        end = time.monotonic() + grace
+        if self._health is None:
+            self._stop_grpc(end)
+        else:
             self._health.end()
+            for _, services in self._servers:
+                services.slots.close()
         if self._rest is not None:
             self._rest.stop(grace)
-        for event in ended:
-            event.wait()
+        for _, services in self._servers:
+            services.slots.wait(end)
+        for ended in self._stop_grpc(end):
+            ended.wait()
+
+    def _stop_grpc(self, end: float) -> list[threading.Event]:
+        """Closes the ports, and at `end` the calls that are still under way."""
+        return [server.stop(max(0.0, end - time.monotonic())) for server, _ in self._servers]
 
     def _listen(self, addresses: list[str], *, admin: bool) -> None:
-        options, front = self._options, self._front
+        limit = self._flags.grpc_max_threads - 1
+        services = Services(self._answers, self._desk, limit, self._reload, admin=admin)
         try:
             server, _ = grpc_server.serve(
-                Services(front.answers, front.desk, options.grpc_max_threads - 1, front.reload, admin=admin),
+                services,
                 address=",".join(addresses),
                 health=self._health,
                 credentials=self._credentials,
@@ -121,13 +127,13 @@ class Ports:
             logger.error("%s", error)
             self.stop(0)
             raise _failed() from error
-        self._servers.append(server)
+        self._servers.append((server, services))
 
     def _open_rest(self) -> None:
-        options, front = self._options, self._front
-        if not options.rest_api_port:
+        flags = self._flags
+        if not flags.rest_api_port:
             return
-        if options.rest_api_port == options.port:
+        if flags.rest_api_port == flags.port:
             logger.error(
                 "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API. "
                 "Skipped exporting HTTP/REST API."
@@ -135,26 +141,26 @@ class Ports:
             return
         from serving import rest_server
 
-        host = options.bind_address or "localhost"
+        host = flags.bind_address or "localhost"
         try:
             self._rest = rest_server.serve(
-                front.answers,
-                front.desk,
-                rest_server.Options(
-                    port=options.rest_api_port,
-                    host=options.bind_address,
-                    threads=options.rest_api_num_threads,
-                    timeout=options.rest_api_timeout_in_ms / 1000,
-                    cors=options.rest_api_enable_cors_support,
-                    max_body_bytes=options.max_message_bytes,
-                    ssl_context=tls.ssl_context(self._ssl_config) if self._ssl_config and options.rest_ssl else None,
-                    pages=front.pages,
+                self._answers,
+                self._desk,
+                rest_server.HttpOptions(
+                    port=flags.rest_api_port,
+                    host=flags.bind_address,
+                    threads=flags.rest_api_num_threads,
+                    timeout=flags.rest_api_timeout_in_ms / 1000,
+                    cors=flags.rest_api_enable_cors_support,
+                    max_body_bytes=flags.max_message_bytes,
+                    ssl_context=tls.ssl_context(self._ssl_config) if self._ssl_config and flags.rest_ssl else None,
+                    pages=self._pages,
                 ),
             )
         except OSError as error:
-            logger.error("Failed to start HTTP Server at %s:%d: %s", host, options.rest_api_port, error)
+            logger.error("Failed to start HTTP Server at %s:%d: %s", host, flags.rest_api_port, error)
         else:
-            logger.info("Exporting HTTP/REST API at:%s:%d ...", host, options.rest_api_port)
+            logger.info("Exporting HTTP/REST API at:%s:%d ...", host, flags.rest_api_port)
 
 
 def address(host: str, port: int) -> str:
@@ -189,8 +195,8 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
-def _credentials(options: Flags, ssl_config: SSLConfig | None) -> grpc.ServerCredentials | None:
-    if options.use_alts_credentials:
+def _credentials(flags: Flags, ssl_config: SSLConfig | None) -> grpc.ServerCredentials | None:
+    if flags.use_alts_credentials:
         logger.info("Using ALTS credentials")
         return grpc.alts_server_credentials()
     if ssl_config is None:

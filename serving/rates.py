@@ -99,9 +99,6 @@ class Rates:
         """Seconds since the start."""
         return self._clock() - self._start
 
-    def begin(self, call: Call) -> None:
-        """Nothing: a request counts when it ends."""
-
     def end(self, call: Call, status: str, seconds: float) -> None:
         """Counts a request."""
         slot = int(self._clock() // _SLOT)

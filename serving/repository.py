@@ -134,20 +134,20 @@ class Repository:
             self._look.wait(self._interval or None)
             self._look.clear()
             with self._lock:
-                for model in self._models.values():
-                    try:
-                        self._look_at(model)
-                    except Exception:  # the other models, and the next look, go on
-                        logger.critical("A defect of the server; %s stays as it is", model.name, exc_info=True)
-
-    def wake(self) -> None:
-        """Makes the watch look now, or see that it is to stop."""
-        self._look.set()
+                models = list(self._models.values())
+            for model in models:
+                try:
+                    self._look_at(model)
+                except Exception:  # the other models, and the next look, go on
+                    logger.critical("A defect of the server; %s stays as it is", model.name, exc_info=True)
 
     def _look_at(self, model: ModelConfig) -> None:
         try:
             found = wanted(model)
         except OSError as error:
             logger.error("FileSystemStoragePathSource encountered a filesystem access error: %s", error)
-        else:
-            self._want(model.name, found)
+            return
+        with self._lock:
+            # Not under the lock from the first: a file system that hangs would hold up whoever changes the models.
+            if self._models.get(model.name) == model:
+                self._want(model.name, found)

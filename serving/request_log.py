@@ -35,9 +35,6 @@ class RequestLog:
         self._writer = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._writer.start()
 
-    def begin(self, call: Call) -> None:
-        """Nothing: a request has its line when it ends."""
-
     def end(self, call: Call, status: str, seconds: float) -> None:
         """Hands a request's line to the thread that writes."""
         try:

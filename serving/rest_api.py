@@ -6,6 +6,7 @@ texts are TensorFlow Serving's.
 
 import contextlib
 import dataclasses
+import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -20,36 +21,18 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import json_writer, rest_body, rest_examples, rest_paths, rest_predict
+from serving import rest_body, rest_examples, rest_paths, rest_predict
 from serving.answers import Answers
-from serving.call import Call
+from serving.call import Call, Reason, cut
 from serving.desk import Desk
 from serving.json_tokens import encode
 from serving.prediction import Asked
 from serving.rest_paths import Route
+from serving.rest_reply import Reply, failure
 from serving.servable import Servable
-from serving.status import invalid
+from serving.status import defect, invalid
 
-_STATUSES = {
-    tf.errors.CANCELLED: 499,
-    tf.errors.UNKNOWN: 500,
-    tf.errors.INVALID_ARGUMENT: 400,
-    tf.errors.DEADLINE_EXCEEDED: 504,
-    tf.errors.NOT_FOUND: 404,
-    tf.errors.ALREADY_EXISTS: 409,
-    tf.errors.PERMISSION_DENIED: 403,
-    tf.errors.RESOURCE_EXHAUSTED: 429,
-    tf.errors.FAILED_PRECONDITION: 400,
-    tf.errors.ABORTED: 409,
-    tf.errors.OUT_OF_RANGE: 400,
-    tf.errors.UNIMPLEMENTED: 501,
-    tf.errors.INTERNAL: 500,
-    tf.errors.UNAVAILABLE: 503,
-    tf.errors.DATA_LOSS: 500,
-    tf.errors.UNAUTHENTICATED: 401,
-}
-TOO_LARGE = 413
-_TIMED_OUT = "Timed out waiting for notification"
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +52,6 @@ class Request:
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     peer: str = ""
     gone: Callable[[], bool] = lambda: False
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """An answer of HTTP: its status, its body, and headers besides those of every answer."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class RestApi:
@@ -118,7 +92,6 @@ class RestApi:
             metadata=request.headers,
             gone=request.gone,
             model=route.model,
-            version=route.version,
         )
         try:
             self._desk.admit(call)
@@ -216,24 +189,18 @@ class Admitted:
             return Reply(200, self._desk.serve(self.call, lambda: self._answer(self._route, body, self.call)))
         except tf.errors.OpError as error:
             return Reply(400, b"") if self._route.error == "" else failure(error)
+        except Exception:  # whatever is wrong with the server, its insides are not the caller's to see
+            logger.exception("%s failed, request id %s", self.call.api, cut(self.call.id))
+            return failure(defect())
 
-    def refuse(self, error: tf.errors.OpError) -> Reply:
+    def refuse(self, error: tf.errors.OpError, reason: Reason) -> Reply:
         """Refuses it, by an error that its caller gets."""
-        self._desk.refuse(self.call, error)
+        self._desk.refuse(self.call, error, reason)
         return failure(error)
 
     def drop(self) -> None:
         """Gives it up: its caller has gone."""
         self._desk.drop(self.call)
-
-
-def failure(error: tf.errors.OpError) -> Reply:
-    """The reply to a request that failed."""
-    if isinstance(error, rest_body.TooLargeError):
-        return Reply(TOO_LARGE, json_writer.error(error.message))
-    text = _TIMED_OUT if error.error_code == tf.errors.DEADLINE_EXCEEDED else error.message
-    headers = {"Retry-After": "1"} if error.error_code == tf.errors.RESOURCE_EXHAUSTED else {}
-    return Reply(_STATUSES.get(error.error_code, 500), json_writer.error(text), headers)
 
 
 def _json(message: Message, *, keep_names: bool = False) -> str:

@@ -7,22 +7,26 @@ the connections' thread, and has others do what takes time.
 import asyncio
 import contextlib
 import dataclasses
-import os
 import re
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from concurrent import futures
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 from aiohttp import hdrs, web
 
-from serving import rest_api, rest_http, rest_paths
-from serving.rest_api import Admitted, Reply, Request, RestApi
+from serving import rest_http, rest_paths
+from serving.flags import Flags
+from serving.rest_api import Admitted, Request, RestApi
 from serving.rest_body import TooLargeError
 from serving.rest_http import error_page, reply
-from serving.status import late
+from serving.rest_reply import TOO_LARGE, Reply, failure
+from serving.status import exhausted, late
+from serving.thread_pool import full_pool
 
+T = TypeVar("T")
 Page = Callable[[], tuple[str, str]]
 
 _CORS = {
@@ -32,19 +36,22 @@ _CORS = {
 }
 _PREFLIGHT_ORIGIN = re.compile(r"https?://")
 _LIGHT_THREADS = 2
+_LIGHT_PLACES = 64  # requests that these threads answer, or that wait for them: more than probes and scrapers are
+_SLOWEST = 2**16  # bytes a second; only a body that comes faster has more than the timeout
 # Seconds behind its deadline at which a request gets its answer, if TensorFlow has not stopped its run by then.
 _LATE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class HttpOptions:
     """How the server is reached, and what it does besides the API.
 
     Attributes:
         port: to listen on; 0 takes a free one.
         host: to listen on; every interface, of IPv4 and IPv6, if empty.
         threads: that answer at once; requests beyond them wait.
-        timeout: seconds that a request may take, and that may pass without a byte of its body; 0 for no bound.
+        timeout: seconds that a request may take once its body is there; its body has as long, and a second more for
+            every 64 KiB that have come. 0 for no bound.
         cors: whether answers may be read by pages of other origins.
         max_body_bytes: of a request, as it is sent and once it is inflated; 0 for as many as there are.
         ssl_context: for TLS; the port is plain without it.
@@ -53,8 +60,8 @@ class Options:
 
     port: int = 0
     host: str = ""
-    threads: int = 4 * (os.cpu_count() or 1)
-    timeout: float = 30.0
+    threads: int = Flags.rest_api_num_threads
+    timeout: float = Flags.rest_api_timeout_in_ms / 1000
     cors: bool = False
     max_body_bytes: int = 0
     ssl_context: ssl.SSLContext | None = None
@@ -64,16 +71,17 @@ class Options:
 class Handler:
     """What becomes of a request."""
 
-    def __init__(self, api: RestApi, options: Options):
+    def __init__(self, api: RestApi, options: HttpOptions):
         self._under_way: dict[asyncio.Task[Any], web.RequestHandler] = {}
         self._draining = False
         self._api = api
         self._options = options
-        self._threads = futures.ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
+        self._threads = full_pool(options.threads, "rest")
         # Of their own, so that a server whose threads are all at work still shows its metrics and its models' states.
-        self._light_threads = futures.ThreadPoolExecutor(_LIGHT_THREADS, thread_name_prefix="rest-light")
+        self._light_threads = _LightThreads()
 
     def close(self) -> None:
+        """Ends the threads, and does not wait for them; what no thread has begun is given up."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._light_threads.shutdown(wait=False, cancel_futures=True)
 
@@ -92,7 +100,7 @@ class Handler:
             response = await self._dispatch(request)
         except (ConnectionError, web.RequestPayloadError):  # the body did not come, or not as HTTP has it
             return error_page(400)
-        if self._draining:
+        if self._draining or rest_http.is_held_back(request):
             response.force_close()
         return response
 
@@ -102,7 +110,7 @@ class Handler:
             return error_page(501)
         if path is None:
             return error_page(400)
-        if not await rest_http.expects(request):
+        if not rest_http.expects_what_is_done(request):
             return error_page(417)
         page = re.split(r"[?#]", path, maxsplit=1)[0]
         if page in self._options.pages:
@@ -114,9 +122,19 @@ class Handler:
     async def _show(self, page: str, path: str) -> web.Response:
         if path != page:
             return reply(400, f"Unexpected path: {path}. Should be {page}", "text/plain")
-        loop = asyncio.get_running_loop()
-        content_type, text = await loop.run_in_executor(self._light_threads, self._options.pages[page])
+        try:
+            content_type, text = await self._made(self._options.pages[page])
+        except tf.errors.OpError as error:
+            refusal = failure(error)
+            return reply(refusal.status, error.message, "text/plain", refusal.headers)
         return reply(200, text, content_type)
+
+    async def _made(self, page: Page) -> tuple[str, str]:
+        try:
+            async with asyncio.timeout(self._options.timeout or None):
+                return await asyncio.wrap_future(self._light_threads.submit(page))
+        except TimeoutError as error:
+            raise late() from error
 
     async def _answer(self, request: web.BaseRequest, path: str) -> web.Response:
         if request.method == "OPTIONS":
@@ -125,7 +143,7 @@ class Handler:
         else:
             result = await self._reply(request, path)
             response = reply(result.status, result.body, "application/json", result.headers)
-            if result.status == rest_api.TOO_LARGE:
+            if result.status == TOO_LARGE:
                 response.force_close()  # the rest of the body is not read
         if self._options.cors:
             response.headers.update(_CORS)
@@ -143,10 +161,10 @@ class Handler:
         with contextlib.ExitStack() as undo:
             undo.callback(admitted.drop)
             try:
-                body = await self._body(request)
+                body = await self._body(request, is_kept=admitted.is_work)
             except tf.errors.OpError as error:
                 undo.pop_all()
-                return admitted.refuse(error)
+                return admitted.refuse(error, "size" if isinstance(error, TooLargeError) else "body")
             undo.pop_all()
         return await self._work(admitted, body)
 
@@ -154,7 +172,10 @@ class Handler:
         """Has a thread answer a request, but waits for it no longer than its caller does."""
         admitted.begin()
         threads = self._threads if admitted.is_work else self._light_threads
-        answering = threads.submit(admitted.answer, body)
+        try:
+            answering = threads.submit(admitted.answer, body)
+        except tf.errors.OpError as error:
+            return admitted.refuse(error, "threads")
         answered = asyncio.wrap_future(answering)
         left = admitted.call.remaining()
         try:
@@ -168,29 +189,53 @@ class Handler:
             return answered.result()
         error = late()
         if answering.cancel():
-            return admitted.refuse(error)
+            return admitted.refuse(error, "threads")
         answered.cancel()  # the thread goes on, and nobody listens
-        return rest_api.failure(error)
+        return failure(error)
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
+    async def _body(self, request: web.BaseRequest, *, is_kept: bool) -> bytes:
         """The body of a request, as it was sent.
+
+        One that is not kept is empty: for what takes no place, since nothing bounds how many of these there are.
 
         Raises:
             TooLargeError: it has more bytes than it may have.
-            tf.errors.DeadlineExceededError: no more of it comes.
+            tf.errors.DeadlineExceededError: it does not come, or too slowly.
         """
+        await rest_http.go_on(request)
         limit, patience = self._options.max_body_bytes, self._options.timeout or None
         loop = asyncio.get_running_loop()
-        parts, size = [], 0
+        parts, size, start = [], 0, loop.time()
         try:
             async with asyncio.timeout(patience) as alarm:
                 async for part in request.content.iter_any():
                     size += len(part)
                     if limit and size > limit:
                         raise TooLargeError(str(max(size, request.content_length or 0)), limit)
-                    parts.append(part)
+                    if is_kept:
+                        parts.append(part)
                     if patience:
-                        alarm.reschedule(loop.time() + patience)
+                        alarm.reschedule(start + patience + size / _SLOWEST)
         except TimeoutError as error:
             raise tf.errors.DeadlineExceededError(None, None, "The body did not come") from error
         return b"".join(parts)
+
+
+class _LightThreads(futures.ThreadPoolExecutor):
+    """The threads of what costs little, and a bound on it: the desk counts none of it."""
+
+    def __init__(self) -> None:
+        super().__init__(_LIGHT_THREADS, thread_name_prefix="rest-light")
+        self._places = threading.Semaphore(_LIGHT_PLACES)
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **options: Any) -> futures.Future[T]:
+        """Has a thread do it.
+
+        Raises:
+            tf.errors.ResourceExhaustedError: too much waits.
+        """
+        if not self._places.acquire(blocking=False):
+            raise exhausted(f"{_LIGHT_PLACES} requests for states, metadata and pages are under way; try again")
+        doing = super().submit(work, *args, **options)
+        doing.add_done_callback(lambda _done: self._places.release())
+        return doing

@@ -31,6 +31,7 @@ _REASONS = {
     503: "Service Unavailable",
     504: "Gateway Time-out",
 }
+_CONTINUE = "100-continue"
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _TARGET = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?#-]|%[0-9A-Fa-f]{2})*")
 
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 def reply(
     status: int, body: bytes | str, content_type: str, headers: Mapping[str, str] = MappingProxyType({})
 ) -> web.Response:
-    """An answer."""
+    """An answer, with the reason phrase that libevent has for its status."""
     content = body.encode() if isinstance(body, str) else body
     return web.Response(
         status=status,
@@ -68,13 +69,29 @@ def target(request: web.BaseRequest) -> str | None:
     return path if _TARGET.fullmatch(path) else None
 
 
-async def expects(request: web.BaseRequest) -> bool:
-    """Tells a client that waits to be told to go on; False if it expects anything else."""
-    expectation = request.headers.get(hdrs.EXPECT, "").lower()
-    if expectation == "100-continue" and request.version >= (1, 1):
+def expects_what_is_done(request: web.BaseRequest) -> bool:
+    """Whether a request expects nothing, or to be told to go on."""
+    return _expectation(request) in ("", _CONTINUE)
+
+
+async def go_on(request: web.BaseRequest) -> None:
+    """Tells a client that waits for it to send its body."""
+    if _waits(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # of the answer, nothing has been sent
-    return expectation in ("", "100-continue")
+
+
+def is_held_back(request: web.BaseRequest) -> bool:
+    """Whether a client still waits to be told to go on; what comes next may be the body, or another request."""
+    return _waits(request) and not request.content.is_eof()
+
+
+def _expectation(request: web.BaseRequest) -> str:
+    return request.headers.get(hdrs.EXPECT, "").lower()
+
+
+def _waits(request: web.BaseRequest) -> bool:
+    return _expectation(request) == _CONTINUE and request.version >= (1, 1)
 
 
 class Connection(web.RequestHandler):

@@ -1,6 +1,6 @@
 """The REST server: HTTP connections in a thread of its own.
 
-The last module of the server on the way SavedModel -> server -> client, beside services.py. It opens the port, has
+The end of the server on the way SavedModel -> server -> client, as services.py is over gRPC. It opens the port, has
 rest_handler.py see to what comes in, and closes when requests under way have ended.
 """
 
@@ -18,7 +18,7 @@ from serving import rest_http
 from serving.answers import Answers
 from serving.desk import Desk
 from serving.rest_api import RestApi
-from serving.rest_handler import Handler, Options
+from serving.rest_handler import Handler, HttpOptions
 
 _AT_ONCE = 0.001  # seconds; aiohttp takes 0 for no limit
 _BACKLOG = 128  # connections that wait to be accepted
@@ -26,7 +26,7 @@ _TURNS = 10  # of the loop, in which a request that has come in by now becomes o
 _LOOK = 0.01  # seconds between two looks at whether the last answer has left
 
 
-def serve(answers: Answers, desk: Desk, options: Options) -> "RestServer":
+def serve(answers: Answers, desk: Desk, options: HttpOptions) -> "RestServer":
     """Opens the port and starts to answer.
 
     Raises:
@@ -46,7 +46,7 @@ class RestServer:
         port: that it is bound to.
     """
 
-    def __init__(self, handler: Handler, listening: socket.socket, options: Options):
+    def __init__(self, handler: Handler, listening: socket.socket, options: HttpOptions):
         self.port: int = listening.getsockname()[1]
         self._handler = handler
         self._loop = asyncio.new_event_loop()
@@ -109,7 +109,7 @@ async def _hang_up(connections: set[web.RequestHandler]) -> None:
     await asyncio.gather(*(connection.shutdown(_AT_ONCE) for connection in connections))
 
 
-def _listen(options: Options) -> socket.socket:
+def _listen(options: HttpOptions) -> socket.socket:
     """A socket on the address, which no other server shares."""
     if options.host:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET

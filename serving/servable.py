@@ -34,7 +34,7 @@ from serving.status import invalid, unmet
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ServableOptions:
     """How versions are loaded and how they answer.
 
     Attributes:
@@ -65,7 +65,7 @@ class Servable:
         version: int,
         signatures: get_model_metadata_pb2.SignatureDefMap,
         runtime: Runtime,
-        options: Options,
+        options: ServableOptions,
         batching: SessionBatching | None = None,
     ):
         self.name = name
@@ -77,7 +77,7 @@ class Servable:
         self._batching = batching
 
     @classmethod
-    def load(cls, name: str, version: int, path: Path, options: Options) -> Self:
+    def load(cls, name: str, version: int, path: Path, options: ServableOptions) -> Self:
         """Loads a version.
 
         Raises:

@@ -1,13 +1,12 @@
 """The gRPC services: bytes from the wire to answers.py, its answers and errors back to the wire.
 
-The last module of the server on the way SavedModel -> server -> client: method names and statuses are TensorFlow
-Serving's.
+Between grpc_server.py, which has the connections, and desk.py on the way SavedModel -> server -> client. Method names
+and statuses are TensorFlow Serving's.
 """
 
 import contextlib
 import dataclasses
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,20 +26,21 @@ from tensorflow_serving.apis import (
 
 from serving import multi_inference, predict_wire
 from serving.answers import Answers
-from serving.call import Call, cut
+from serving.call import Call, Reason, cut
 from serving.desk import Desk
-from serving.status import cancelled, exhausted, internal
+from serving.slots import Slots
+from serving.status import cancelled, defect, exhausted, going_down, internal, late
 from serving.uploads import Uploads
 
 Reload = Callable[[model_management_pb2.ReloadConfigRequest, Call], model_management_pb2.ReloadConfigResponse]
 
 _MAX_DETAILS = 1024
-_DEFECT = "The server failed at this request; its log says why"
 _NO_DEADLINE = 10 * 365 * 24 * 3600.0  # seconds; gRPC gives a time beyond it to a call that has none
 _ID = "x-request-id"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
-# Calls whose request is on its way. They take no slot of those that are computed; the bound is on threads and memory.
+# Calls whose request is on its way. They take a thread each, and no slot. What has come of their requests is in memory,
+# up to --max_message_bytes of each, which are 2 GiB unless it is set.
 _UPLOADS = 64
 _PATIENCE = 10.0  # seconds, see uploads.py
 _TELL = 0.5  # seconds
@@ -63,6 +63,10 @@ class Services(grpc.GenericRpcHandler):
 
     A call beyond the limit of calls at once is refused and not queued, as in TensorFlow Serving. It is refused, too,
     without its key and by a full desk, before its request is read.
+
+    Attributes:
+        slots: of the calls that are answered.
+        threads: that may wait for requests or answer them.
     """
 
     def __init__(
@@ -73,12 +77,12 @@ class Services(grpc.GenericRpcHandler):
         Args:
             answers: to the methods.
             desk: that every call passes.
-            max_calls: that are answered at once.
+            max_calls: that are answered at once; a call counts until its answer has left.
             reload: what HandleReloadConfigRequest does; the method is UNIMPLEMENTED without it.
             admin: whether the port is the administrators'.
         """
         self._admin = admin
-        self._slots = _Slots(max_calls)
+        self.slots = Slots(max_calls)
         self._uploads = Uploads(_UPLOADS, _PATIENCE)
         self._desk = desk
         self.threads = max_calls + self._uploads.places
@@ -105,57 +109,41 @@ class Services(grpc.GenericRpcHandler):
                 failure = error
             except Exception:  # whatever is wrong with the server, its insides are not the caller's to see
                 logger.exception("%s failed, request id %s", method.api, cut(call.id))
-                failure = internal(_DEFECT)
+                failure = defect()
             _abort(context, failure)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def _answer(self, method: _Method, call: Call, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        if not self._slots.free:
-            raise self._refused(call, exhausted())
+        if not self.slots.enter(context):
+            raise self._refused(call, going_down(), "drain")
+        if not self.slots.free:
+            raise self._refused(call, exhausted(), "threads")
         self._desk.admit(call)
         content = self._receive(call, requests, context)
-        if not self._slots.take():  # those that were free have been taken meanwhile
-            raise self._refused(call, exhausted())
+        if not self.slots.take():  # those that were free have been taken meanwhile
+            raise self._refused(call, exhausted(), "threads")
         try:
             return self._desk.serve(call, lambda: _work(method, content, call))
         finally:
-            self._slots.give_back()
+            self.slots.give_back(context)
 
     def _receive(self, call: Call, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """The call's one request."""
         with call.spend("receive"), self._uploads.place(context) as taken:
             if not taken:
-                raise self._refused(call, exhausted())
+                raise self._refused(call, exhausted(), "uploads")
             with contextlib.suppress(grpc.RpcError):  # the caller has gone
                 for content in requests:
                     return content
             if _has_ended(context):
                 self._desk.drop(call)
                 raise cancelled()
-            raise self._refused(call, internal(""))
+            raise self._refused(call, internal(""), "form")
 
-    def _refused(self, call: Call, error: tf.errors.OpError) -> tf.errors.OpError:
-        self._desk.refuse(call, error)
+    def _refused(self, call: Call, error: tf.errors.OpError, reason: Reason) -> tf.errors.OpError:
+        self._desk.refuse(call, error, reason)
         return error
-
-
-class _Slots:
-    """Places for the calls that are answered."""
-
-    def __init__(self, count: int):
-        self._lock = threading.Lock()
-        self.free = count
-
-    def take(self) -> bool:
-        with self._lock:
-            taken = self.free > 0
-            self.free -= taken
-        return taken
-
-    def give_back(self) -> None:
-        with self._lock:
-            self.free += 1
 
 
 def _work(method: _Method, content: bytes, call: Call) -> bytes:
@@ -163,7 +151,7 @@ def _work(method: _Method, content: bytes, call: Call) -> bytes:
         with call.spend("decode"):
             request = method.parse(content)
     except DecodeError as error:
-        call.refused = True
+        call.refused = "form"
         raise internal("") from error
     call.model = method.model(request)
     response = method.answer(request, call)
@@ -240,7 +228,7 @@ def _call(api: str, context: grpc.ServicerContext, *, admin: bool) -> Call:
 
 def _abort(context: grpc.ServicerContext, error: tf.errors.OpError) -> NoReturn:
     code = _CODES[error.error_code]
-    details = "Deadline Exceeded" if code is grpc.StatusCode.DEADLINE_EXCEEDED else error.message
+    details = late().message if code is grpc.StatusCode.DEADLINE_EXCEEDED else error.message
     if len(details) > _MAX_DETAILS:
         details = details[:_MAX_DETAILS] + "...TRUNCATED"
     context.abort(code, details)

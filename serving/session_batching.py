@@ -12,21 +12,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import tensorflow as tf
 
 from serving import batch_tensors, tensors
 from serving.batch_queue import Limits, Queue, Threads
+from serving.batch_request import Request, Rows
 from serving.call import Call
 from serving.runtime import Runtime
 from serving.server_config_pb2 import BatchingParameters
-from serving.status import cancelled, exhausted, internal, invalid
+from serving.status import defect, invalid
 from serving.text_protos import read_text_proto
 
 PARAMETERS_FILE = "batching_params.pbtxt"
 
+Key = tuple[frozenset[str], frozenset[str]]  # names of the tensors that are fed, and of those that are fetched
 Observe = Callable[[str, float, Mapping[str, str]], None]
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class SessionBatching:
         self._pool_name = parameters.thread_pool_name.value
         self._pad_shapes = parameters.pad_variable_length_inputs
         self._observe = observe
-        self._queues: dict[tuple[frozenset[str], frozenset[str]], Queue[_Rows]] = {}
+        self._queues: dict[Key, Queue[Rows]] = {}  # those in which rows wait, or have waited until a moment ago
         self._lock = threading.Lock()
         largest = parameters.max_batch_size.value if parameters.HasField("max_batch_size") else Limits().task_rows
         if self._allowed and self._allowed[-1] != largest:
@@ -115,40 +116,43 @@ class SessionBatching:
         rows = batch_tensors.rows(feeds)
         for _ in feeds:
             self._observe("input_batch_size", rows, {})
-        request = _Request(call)
-        request.parts = [_Rows(request, feeds, rows)]
-        self._queue(frozenset(feeds), frozenset(fetches)).put(request.parts[0])
+        request = Request(call)
+        request.parts = [Rows(request, feeds, rows)]
+        self._put(request.parts[0], (frozenset(feeds), frozenset(fetches)))
         answer = request.wait()
         return [answer[name] for name in fetches]
 
-    def waiting(self) -> int:
-        """The rows that wait for their run."""
-        with self._lock:
-            return sum(queue.rows() for queue in self._queues.values())
+    def _put(self, rows: Rows, key: Key) -> None:
+        with self._lock:  # until the rows are in, so that their queue is not forgotten
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = Queue(self._threads, self._limits, lambda batch: self._process(batch, key))
+            queue.put(rows)
+            self._queues[key] = queue
 
-    def _queue(self, feeds: frozenset[str], fetches: frozenset[str]) -> "Queue[_Rows]":
+    def _leave(self, key: Key) -> None:
+        """Forgets an empty queue: a client picks what it fetches, and there are 2^n ways to pick from n outputs."""
         with self._lock:
-            if (feeds, fetches) not in self._queues:
-                names = sorted(fetches)
-                queue = Queue(self._threads, self._limits, lambda batch: self._process(batch, names))
-                self._queues[feeds, fetches] = queue
-            return self._queues[feeds, fetches]
+            queue = self._queues.get(key)
+            if queue is not None and queue.is_empty():
+                del self._queues[key]
 
-    def _process(self, batch: "list[_Rows]", fetches: list[str]) -> None:
+    def _process(self, batch: list[Rows], key: Key) -> None:
         """Runs a batch, and tells its requests; whatever goes wrong, none of them is left waiting."""
         try:
+            self._leave(key)
             live = self._take(batch)
-            answers = self._run(live, fetches) if live else []
+            answers = self._run(live, sorted(key[1])) if live else []
             for part, answer in zip(live, answers, strict=True):
                 part.answer = answer
                 part.end()
         except tf.errors.OpError as error:
             _fail(batch, error)
-        except Exception as error:
-            logger.exception("A batch: a defect of the server")
-            _fail(batch, internal(f"{type(error).__name__}: {error}"))
+        except Exception:  # as in services.py: its insides are not the callers' to see
+            logger.exception("A batch failed")
+            _fail(batch, defect())
 
-    def _take(self, batch: "list[_Rows]") -> "list[_Rows]":
+    def _take(self, batch: list[Rows]) -> list[Rows]:
         """Notes that a batch has left its queue; returns the rows that have to be computed."""
         now = time.perf_counter()
         for part in batch:
@@ -157,7 +161,7 @@ class SessionBatching:
             self._observe("queuing_latency", waited, {"thread_pool_name": self._pool_name})
         return [part for part in batch if part.awaited()]
 
-    def _run(self, parts: "list[_Rows]", fetches: list[str]) -> list[dict[str, np.ndarray]]:
+    def _run(self, parts: list[Rows], fetches: list[str]) -> list[dict[str, np.ndarray]]:
         sizes = [part.rows for part in parts]
         total = next((size for size in self._allowed if size >= sum(sizes)), sum(sizes))
         extra = total - sum(sizes)
@@ -173,82 +177,7 @@ class SessionBatching:
         return batch_tensors.part(outputs, sizes, total)
 
 
-class _Request:
-    """A request that waits; its rows may run in several batches."""
-
-    def __init__(self, call: Call | None):
-        self.call = call
-        self.entered = time.perf_counter()
-        self.parts: list[_Rows] = []
-        self.error: tf.errors.OpError | None = None
-        self.taken = self.entered
-        self._done = threading.Event()
-
-    def remaining(self) -> float | None:
-        """Seconds that the caller still waits."""
-        return None if self.call is None else self.call.remaining()
-
-    def ended(self) -> None:
-        """Notes that one of its parts has ended; with the last one, the request has."""
-        if all(part.over for part in self.parts):
-            self._done.set()
-
-    def wait(self) -> dict[str, np.ndarray]:
-        """The answer, by the name of the tensor."""
-        self._done.wait()
-        if self.call is not None:
-            self.call.add("run", time.perf_counter() - self.taken)
-        if self.error is not None:  # an exception of its own: the error is raised in the thread of every request
-            raise type(self.error)(None, None, self.error.message) from self.error
-        if len(self.parts) == 1:
-            return self.parts[0].answer
-        return {name: np.concatenate([part.answer[name] for part in self.parts]) for name in self.parts[0].answer}
-
-
-@dataclasses.dataclass(eq=False)
-class _Rows:
-    """Some rows of a request: what they feed, and what has become of them."""
-
-    request: _Request
-    feeds: Mapping[str, np.ndarray]
-    rows: int
-    answer: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    over: bool = False
-
-    def split(self, sizes: list[int]) -> list[Self]:
-        """The request's rows in parts of so many each."""
-        ends = np.cumsum(sizes).tolist()
-        self.request.parts = [
-            type(self)(self.request, {name: array[end - size : end] for name, array in self.feeds.items()}, size)
-            for size, end in zip(sizes, ends, strict=True)
-        ]
-        return self.request.parts
-
-    def take(self, now: float) -> None:
-        """Notes when the rows left the queue; those of a request that was split count with its first part."""
-        if self is self.request.parts[0]:
-            self.request.taken = now
-            if self.request.call is not None:
-                self.request.call.add("queue", now - self.request.entered)
-
-    def awaited(self) -> bool:
-        """Whether they have to be computed; otherwise the request is told why not."""
-        call = self.request.call
-        if call is not None and call.gone():
-            self.end(cancelled())
-        elif (left := self.request.remaining()) is not None and left <= 0:
-            text = "Run() timeout exceeded while waiting in batching queue"
-            self.end(exhausted(text))
-        return not self.over
-
-    def end(self, error: tf.errors.OpError | None = None) -> None:
-        """Tells the request that there is an answer, or an error."""
-        self.request.error = self.request.error or error
-        self.over = True
-        self.request.ended()
-
-
-def _fail(batch: list[_Rows], error: tf.errors.OpError) -> None:
+def _fail(batch: list[Rows], error: tf.errors.OpError) -> None:
     """Ends what of a batch has not ended yet."""
     for part in batch:
         if not part.over:

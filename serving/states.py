@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 import tensorflow as tf
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from serving.status import code_name
+from serving.status import code_name, going_down
 
 _LOOK = 1.0  # seconds
 
@@ -94,7 +94,7 @@ class States:
         looked = time.monotonic()
         while undecided := self._wait_a_moment(names, since):
             if self._stop.is_set():
-                raise tf.errors.UnavailableError(None, None, "The server is going down")
+                raise going_down()
             if time.monotonic() - looked > _LOOK:
                 look(undecided)
                 looked = time.monotonic()

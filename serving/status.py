@@ -37,6 +37,11 @@ def internal(text: str) -> tf.errors.InternalError:
     return tf.errors.InternalError(None, None, text)
 
 
+def defect() -> tf.errors.InternalError:
+    """INTERNAL, of what went wrong with the server and not with the request."""
+    return internal("The server failed at this request; its log says why")
+
+
 def exhausted(text: str = THREADS) -> tf.errors.ResourceExhaustedError:
     """RESOURCE_EXHAUSTED: a limit is reached; by default, that of the threads."""
     return tf.errors.ResourceExhaustedError(None, None, text)
@@ -56,6 +61,11 @@ def of_file(error: OSError) -> tf.errors.OpError:
     """What the file system says, as the status that TensorFlow makes of it."""
     kind = _OF_FILES.get(type(error), tf.errors.UnknownError)
     return kind(None, None, f"{error.filename}; {error.strerror}" if error.filename else str(error))
+
+
+def going_down() -> tf.errors.UnavailableError:
+    """UNAVAILABLE, of a request that comes when the server takes no more."""
+    return tf.errors.UnavailableError(None, None, "The server is going down")
 
 
 def code_name(code: int) -> str:

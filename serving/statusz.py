@@ -8,7 +8,6 @@ error may hold anything.
 import dataclasses
 import datetime
 import html
-import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from serving.admission import Admission
+from serving.command_line import installed
 from serving.rates import Rates, Row, Summary
 from serving.status import code_name
 
@@ -145,10 +145,5 @@ def _duration(seconds: float) -> str:
 
 def _versions() -> str:
     """What the server is built of."""
-    installed = []
-    for package in _PACKAGES:
-        try:
-            installed.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed, another build of TensorFlow
-            continue
-    return ", ".join([*installed, f"Python {platform.python_version()}"])
+    versions = {package: installed(package) for package in _PACKAGES} | {"Python": platform.python_version()}
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)

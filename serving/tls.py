@@ -44,7 +44,7 @@ def ssl_context(config: SSLConfig) -> ssl.SSLContext:
     if config.custom_ca:
         try:
             context.load_verify_locations(cadata=config.custom_ca)
-        except ssl.SSLError as error:
+        except (ssl.SSLError, TypeError) as error:  # TypeError: it is not ASCII
             raise _unusable(f"custom_ca holds no certificate ({error}); expected the text of a PEM file") from error
     if config.client_verify:
         if not config.custom_ca:
@@ -59,8 +59,8 @@ def _load_pair(context: ssl.SSLContext, config: SSLConfig) -> None:
     """Loads key and certificate, which Python takes from files alone; the folder is its owner's alone and removed."""
     with tempfile.TemporaryDirectory() as folder:
         key, certificate = Path(folder, "key.pem"), Path(folder, "certificate.pem")
-        key.write_text(config.server_key)
-        certificate.write_text(config.server_cert)
+        key.write_text(config.server_key, encoding="utf-8")
+        certificate.write_text(config.server_cert, encoding="utf-8")
         try:
             # An encrypted key would make OpenSSL ask for the password on the terminal.
             context.load_cert_chain(certificate, key, password=lambda: "")

@@ -43,9 +43,6 @@ class Tracing:
         self._tracer = self._provider.get_tracer("serving")
         self._caller = TraceContextTextMapPropagator()
 
-    def begin(self, call: Call) -> None:
-        """Nothing: the stages' times are known at the end, and the request's with them."""
-
     def end(self, call: Call, status: str, seconds: float) -> None:
         """Hands a request's spans to the exporter."""
         now = time.time_ns()

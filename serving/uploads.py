@@ -21,7 +21,7 @@ class Uploads:
     """
 
     def __init__(self, places: int, patience: float):
-        """Nobody waits.
+        """Sets the bounds.
 
         Args:
             places: calls that may wait at once, each with a thread.

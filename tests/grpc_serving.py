@@ -7,41 +7,49 @@ import time
 
 import grpc
 import tensorflow as tf
-from tensorflow_serving.apis import (
-    predict_pb2,
-)
+from tensorflow_serving.apis import predict_pb2
 
 from serving.answers import Answers
 from serving.desk import Desk
 from serving.grpc_server import serve
 from serving.lifecycle import Lifecycle, Retries
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
 from serving.services import Services
+from tests.lifecycles import aspire
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def load(name, version, path):
-    return Servable.load(name, version, path, Options())
+    return Servable.load(name, version, path, ServableOptions())
 
 
 @contextlib.contextmanager
-def serving(models, *, max_calls=7, health=None, desk=None, reload=None):
-    """A real server on a real port, and a channel to it."""
+def serving(models, *, max_calls=7, health=None, desk=None, reload=None, arguments=None, client=()):
+    """A real server on a real port, and a channel to it; gRPC's arguments of both are `arguments` and `client`."""
     lifecycle = Lifecycle(load, Retries(count=0), threading.Event())
     for name, versions in models.items():
-        lifecycle.aspire(name, versions)
+        aspire(lifecycle, name, versions)
     server, port = serve(
         Services(Answers(lifecycle), desk or Desk(), max_calls, reload),
         address="127.0.0.1:0",
         health=health,
+        arguments=arguments or {},
     )
-    limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), *client]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=limits) as channel:
         yield channel
     server.stop(None).wait()
     for name in models:
-        lifecycle.aspire(name, {})
+        aspire(lifecycle, name, {})
+
+
+def until(condition):
+    """Waits for what is to come."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -66,18 +74,10 @@ def request(signature="", **inputs):
 
 
 class Seen:
-    """An observer that keeps what it is told, and can hold a call up until its caller has gone."""
+    """An observer that keeps what it is told."""
 
-    def __init__(self, *, hold=False):
-        self.began, self.ended = queue.SimpleQueue(), queue.SimpleQueue()
-        self._hold = hold
-
-    def begin(self, call):
-        self.began.put(call)
-        deadline = time.monotonic() + 30
-        while self._hold and not call.gone():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    def __init__(self):
+        self.ended = queue.SimpleQueue()
 
     def end(self, call, status, _seconds):
         self.ended.put((call, status))

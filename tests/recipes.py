@@ -7,7 +7,7 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving import flags
+from serving import command_line
 from serving.flags import Flags
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def settings(program, given):
     else:
         assert program == ["python", "serving/model_server.py"]
     assert set(names) <= set(known)
-    return flags.parse(given)
+    return command_line.parse(given)
 
 
 def pod_settings(objects):

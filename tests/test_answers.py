@@ -19,17 +19,18 @@ from serving.call import Call
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
 from serving.prediction import Asked
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
+from tests.lifecycles import aspire
 from tests.small_models import half_plus
 
 
 @pytest.fixture(scope="module")
 def answers():
-    lifecycle = Lifecycle(lambda *what: Servable.load(*what, Options()), Retries(count=0), threading.Event())
-    lifecycle.aspire("p", {1: half_plus(1)})
+    lifecycle = Lifecycle(lambda *what: Servable.load(*what, ServableOptions()), Retries(count=0), threading.Event())
+    aspire(lifecycle, "p", {1: half_plus(1)})
     lifecycle.labels.set({"p": {"stable": 1}})
     yield Answers(lifecycle)
-    lifecycle.aspire("p", {})
+    aspire(lifecycle, "p", {})
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from serving.answers import Answers
 from serving.desk import Desk
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
 from serving.text_protos import read_text_proto
+from tests.lifecycles import end
 
 CONFORMANCE = Path(__file__).parent / "conformance"
 CASES = [json.loads(line) for line in (CONFORMANCE / "cases.jsonl").read_text().splitlines()]
@@ -32,18 +33,17 @@ def server(tmp_path_factory):
     root = tmp_path_factory.mktemp("conformance")
     module("make_models").main(root)
     stop = threading.Event()
-    lifecycle = Lifecycle(lambda name, version, path: Servable.load(name, version, path, Options()), Retries(0), stop)
-    served = models.Models(lifecycle, stop, models.Options(unavailable_labels=True))
+    lifecycle = Lifecycle(lambda *what: Servable.load(*what, ServableOptions()), Retries(0), stop)
+    served = models.Models(lifecycle, stop, models.ModelsOptions(unavailable_labels=True))
     served.start(read_text_proto(str(root / "models.config"), ModelServerConfig()))
     answers, desk = Answers(lifecycle), Desk()
-    rest = rest_server.serve(answers, desk, rest_server.Options(host="127.0.0.1"))
+    rest = rest_server.serve(answers, desk, rest_server.HttpOptions(host="127.0.0.1"))
     server, port = grpc_server.serve(services.Services(answers, desk, 7), address="127.0.0.1:0")
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel, f"127.0.0.1:{rest.port}"
     server.stop(None).wait()
     rest.stop(0)
-    stop.set()
-    served.close()
+    end(stop)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -7,17 +7,18 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc as prediction_service
 
-from serving import keys, metrics_page
+from serving import grpc_server, keys, metrics_page
 from serving.admission import Admission
 from serving.answers import Answers
 from serving.call import Call
 from serving.desk import Desk
-from serving.grpc_server import serve
 from serving.guard import Guard
 from serving.lifecycle import Lifecycle, Retries
 from serving.monitoring import Monitoring
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
 from serving.services import Services
+from tests.desks import serve
+from tests.lifecycles import aspire
 from tests.small_models import plus
 
 
@@ -25,10 +26,7 @@ class Diary:
     """Notes what it is told."""
 
     def __init__(self):
-        self.begun, self.ended = [], []
-
-    def begin(self, call):
-        self.begun.append(call.api)
+        self.ended = []
 
     def end(self, call, status, seconds):
         assert seconds > 0
@@ -54,8 +52,8 @@ def fail(error):
 def test_a_call_gets_its_answer_and_is_told_of(diary):
     desk = Desk(observers=[diary])
     asked = call()
-    assert desk.serve(asked, lambda: desk.admission.running) == 1
-    assert (diary.begun, diary.ended) == (["Predict"], [("Predict", "OK")])
+    assert serve(desk, asked, lambda: desk.admission.running) == 1
+    assert diary.ended == [("Predict", "OK")]
     assert (desk.admission.running, desk.admission.waiting) == (0, 0)
     assert asked.seconds["queue"] >= 0
     assert [stage for stage, start, end in asked.spans if start <= end] == ["queue"]
@@ -64,7 +62,7 @@ def test_a_call_gets_its_answer_and_is_told_of(diary):
 def test_an_error_goes_through_as_it_is(diary):
     desk, error = Desk(observers=[diary]), tf.errors.NotFoundError(None, None, "no such model")
     with pytest.raises(tf.errors.NotFoundError) as raised:
-        desk.serve(call(), fail(error))
+        serve(desk, call(), fail(error))
     assert raised.value is error
     assert diary.ended == [("Predict", "NOT_FOUND")]
     assert desk.admission.running == 0
@@ -74,17 +72,19 @@ def test_a_defect_of_ours_counts_as_internal_and_gives_the_place_back(diary):
     desk = Desk(observers=[diary], admission=Admission(max_pending=1))
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            desk.serve(call(), lambda: 1 / 0)
+            serve(desk, call(), lambda: 1 / 0)
     assert diary.ended == [("Predict", "INTERNAL")] * 2
 
 
 def test_a_full_server_refuses_work_and_answers_what_probes_ask(diary):
     desk = Desk(observers=[diary], admission=Admission(max_pending=1))
     desk.admit(call())
+    refused = call("Classify")
     with pytest.raises(tf.errors.ResourceExhaustedError):
-        desk.serve(call("Classify"), lambda: pytest.fail("it was computed"))
+        desk.admit(refused)
+    assert (refused.refused, refused.admitted) == ("pending", None)
     for api in ("GetModelStatus", "GetModelMetadata", ""):
-        assert desk.serve(call(api), lambda: "here") == "here"
+        assert serve(desk, call(api), lambda: "here") == "here"
     assert diary.ended == [
         ("Classify", "RESOURCE_EXHAUSTED"),
         ("GetModelStatus", "OK"),
@@ -96,7 +96,7 @@ def test_a_full_server_refuses_work_and_answers_what_probes_ask(diary):
 def test_a_caller_that_has_gone_is_not_computed(diary):
     desk = Desk(observers=[diary])
     with pytest.raises(tf.errors.CancelledError):
-        desk.serve(call(gone=lambda: True), lambda: pytest.fail("it was computed"))
+        serve(desk, call(gone=lambda: True), lambda: pytest.fail("it was computed"))
     assert diary.ended == [("Predict", "CANCELLED")]
 
 
@@ -109,7 +109,6 @@ def test_a_call_that_was_admitted_before_has_one_place_and_is_told_of_once(diary
     desk.serve(first, lambda: None)
     desk.drop(second)
     assert desk.admission.waiting == 0
-    assert diary.begun == ["Predict"] * 2
     assert diary.ended == [("Predict", "OK"), ("Predict", "CANCELLED")]
 
 
@@ -124,28 +123,30 @@ def test_the_time_in_the_queue_is_without_that_of_the_body():
 def test_what_a_wire_refuses_is_told_of_and_gives_its_place_back(diary):
     desk, error = Desk(observers=[diary]), tf.errors.ResourceExhaustedError(None, None, "too large")
     before, after = call(), call()
-    desk.refuse(before, error)
+    desk.refuse(before, error, "threads")
     desk.admit(after)
-    assert (before.refused, after.refused) == (True, False)
-    desk.refuse(after, error)
-    assert after.refused
+    assert (before.refused, after.refused) == ("threads", None)
+    desk.refuse(after, error, "size")
+    assert after.refused == "size"
     assert desk.admission.waiting == 0
-    assert (diary.begun, diary.ended) == (["Predict"] * 2, [("Predict", "RESOURCE_EXHAUSTED")] * 2)
+    assert diary.ended == [("Predict", "RESOURCE_EXHAUSTED")] * 2
 
 
 @contextlib.contextmanager
 def serving(desk):
     """A real server of one model behind the desk, and a channel to it."""
     lifecycle = Lifecycle(
-        lambda name, version, path: Servable.load(name, version, path, Options()), Retries(count=0), threading.Event()
+        lambda *what: Servable.load(*what, ServableOptions()),
+        Retries(count=0),
+        threading.Event(),
     )
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     services = Services(Answers(lifecycle), desk, max_calls=4)
-    server, port = serve(services, address="127.0.0.1:0")
+    server, port = grpc_server.serve(services, address="127.0.0.1:0")
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     server.stop(None).wait()
-    lifecycle.aspire("p", {})
+    aspire(lifecycle, "p", {})
 
 
 def predict(channel, model="p", **headers):
@@ -179,7 +180,7 @@ def test_over_grpc_keys_are_asked_for_and_requests_are_counted_as_in_tensorflow_
         ':tensorflow:serving:request_count{model_name="nope",status="NOT_FOUND"} 1',
         ':tensorflow:serving:request_count{model_name="p",status="OK"} 2',
     ]
-    assert ':vit22b:serving:refused_count{API="Predict",status="UNAUTHENTICATED"} 3' in lines
+    assert ':vit22b:serving:refused_count{API="Predict",status="UNAUTHENTICATED",reason="key"} 3' in lines
     latency = ':tensorflow:serving:request_latency_count{model_name="p",API="Predict",entrypoint="GRPC"} 2'
     assert [line for line in lines if line.startswith(":tensorflow:serving:request_latency_count")] == [latency]
     for stage in ("receive", "decode", "queue", "run", "encode"):

@@ -1,10 +1,10 @@
 import dataclasses
 import os
-import re
 
 import pytest
 
 from serving import flags
+from serving.command_line import parse
 
 # What --help of the real server lists, where its default does not depend on the machine.
 REAL = {
@@ -72,79 +72,16 @@ OURS = {
 
 
 def test_every_flag_of_the_real_server_is_known_by_its_default():
-    options = dataclasses.asdict(flags.parse([]))
+    options = dataclasses.asdict(parse([]))
     assert {name: options[name] for name in REAL} == REAL
     assert {name: options[name] for name in CORES} == {name: count * os.cpu_count() for name, count in CORES.items()}
     assert options.keys() - REAL.keys() - CORES.keys() == OURS
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--port=9", "--check_golden=true"], ["--port", "9", "--check_golden"], ["--check_golden=1", "--port=9"]],
-)
-def test_spellings_mean_the_same(arguments):
-    options = flags.parse(arguments)
-    assert (options.port, options.check_golden) == (9, True)
-
-
-def test_a_switch_is_turned_off():
-    assert not flags.parse(["--enable_model_warmup=false"]).enable_model_warmup
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--model_bas_path=/m", "unknown flag --model_bas_path; the nearest known one is --model_base_path"),
-        ("--model=/m", "unknown flag --model; the nearest known one is --model_name"),
-        ("stray", "unexpected argument 'stray'"),
-        ("--port=abc", "Couldn't interpret value abc for flag port."),
-        ("--enable_batching=maybe", "Couldn't interpret value maybe for flag enable_batching."),
-        ("--port", "argument --port: expected one argument"),
-        ("--port=70000", "--port is 70000; expected 0 to 65535"),
-        ("--admin_port=-1", "--admin_port is -1; expected 0 to 65535"),
-        ("--grpc_max_threads=1", "--grpc_max_threads is 1; expected 2 or more"),
-        ("--rest_api_num_threads=0", "--rest_api_num_threads is 0; expected 1 or more"),
-        ("--file_system_poll_wait_seconds=-1", "--file_system_poll_wait_seconds is -1; expected 0 or more"),
-        ("--drain_seconds=inf", "--drain_seconds is inf; expected 0 or more"),
-        ("--max_message_bytes=2147483648", "--max_message_bytes is 2147483648; expected 0 to 2147483647"),
-        ("--drain_seconds=nan", "--drain_seconds is nan; expected 0 or more"),
-        ("--per_process_gpu_memory_fraction=1.5", "--per_process_gpu_memory_fraction is 1.5; expected 0 to 1"),
-        ("--request_log=xml", "--request_log is 'xml'; expected json"),
-    ],
-)
-def test_a_wrong_argument_is_one_line_and_the_real_servers_code(argument, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        flags.parse([argument])
-    assert stopped.value.code == 255
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert message in error
-
-
-def test_help_lists_every_flag_on_stdout(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        flags.parse(["--help"])
-    assert stopped.value.code == 255
-    out = capsys.readouterr().out
-    assert out.startswith("usage: model_server.py\nFlags:\n")
-    for name in (*REAL, *CORES, *OURS):
-        assert f"\t--{name}=" in out
-
-
-def test_the_version_names_ours_and_tensorflows(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        flags.parse(["--version", "--port=0"])
-    assert stopped.value.code == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"TensorFlow ModelServer: vit22b \d+\.\d.*", first)
-    assert re.fullmatch(r"TensorFlow Library: 2\.\d.*", second)
-
-
 def test_a_flag_without_meaning_is_told_of_when_it_is_set(caplog):
-    flags.warn(flags.parse(["--port=9", "--enable_profiler=true"]))
+    flags.warn(parse(["--port=9", "--enable_profiler=true"]))
     assert caplog.text == ""
-    flags.warn(flags.parse(["--prefer_tflite_model", "--mixed_precision=bfloat16"]))
+    flags.warn(parse(["--prefer_tflite_model", "--mixed_precision=bfloat16"]))
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "--prefer_tflite_model=True has no meaning here: saved_model.pb is served",
@@ -182,8 +119,24 @@ def test_a_flag_without_meaning_is_told_of_when_it_is_set(caplog):
             ["--model_base_path=/m", "--rest_ssl"],
             "--rest_ssl needs the certificates of --ssl_config_file, which is empty",
         ),
+        (
+            ["--model_base_path=/m", "--rest_ssl", "--ssl_config_file=/s"],
+            "--rest_ssl is about the REST port, and there is none; give a --rest_api_port",
+        ),
+        (
+            ["--model_base_path=/m", "--statusz"],
+            "--statusz is about the REST port, and there is none; give a --rest_api_port",
+        ),
+        (
+            ["--model_base_path=/m", "--check_golden", "--enable_model_warmup=false"],
+            (
+                "--check_golden compares the answers of the warm-up, and --enable_model_warmup=false leaves it out; "
+                "leave out one of the two flags"
+            ),
+        ),
+        (["--model_base_path=/m", "--check_golden", "--statusz", "--rest_api_port=8501"], ""),
         (["--model_config_file=/m", "--port=0", "--grpc_socket_path=/s"], ""),
     ],
 )
 def test_flags_that_contradict_each_other_are_told_in_the_real_servers_words(arguments, text):
-    assert flags.contradiction(flags.parse(arguments)) == text
+    assert flags.contradiction(parse(arguments)) == text

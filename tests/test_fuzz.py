@@ -19,7 +19,8 @@ from serving.answers import Answers
 from serving.desk import Desk
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
+from tests.lifecycles import end
 from tests.small_models import half_plus, put
 from vit22b import wire_pb2
 from vit22b.tensors import from_wire
@@ -130,17 +131,16 @@ def served(tmp_path_factory):
     base_path = tmp_path_factory.mktemp("fuzz") / "half_plus"
     put(half_plus(1), base_path, 1)
     stop = threading.Event()
-    lifecycle = Lifecycle(lambda name, version, path: Servable.load(name, version, path, Options()), Retries(0), stop)
+    lifecycle = Lifecycle(lambda *what: Servable.load(*what, ServableOptions()), Retries(0), stop)
     served = models.Models(lifecycle, stop)
     served.start(configuration.one_model("half_plus", str(base_path)))
     answers, desk = Answers(lifecycle), Desk()
-    rest = rest_server.serve(answers, desk, rest_server.Options(host="127.0.0.1"))
+    rest = rest_server.serve(answers, desk, rest_server.HttpOptions(host="127.0.0.1"))
     grpc, port = grpc_server.serve(services.Services(answers, desk, 7), address="127.0.0.1:0")
     yield f"127.0.0.1:{port}", f"127.0.0.1:{rest.port}"
     grpc.stop(None).wait()
     rest.stop(0)
-    stop.set()
-    served.close()
+    end(stop)
 
 
 def test_every_request_is_answered_and_a_neighbour_is_as_before(served, corpus):

@@ -23,7 +23,7 @@ def shown():
     """The names of the page's samples with the labels that each has."""
     monitoring = Monitoring()
     monitoring.end(Call("Predict", "GRPC", model="m", rows=1, seconds={"run": 0.1}), "OK", 0.1)
-    monitoring.end(Call("Predict", "GRPC", refused=True), "RESOURCE_EXHAUSTED", 0.1)
+    monitoring.end(Call("Predict", "GRPC", refused="threads"), "RESOURCE_EXHAUSTED", 0.1)
     monitoring.loaded("/m/1", "success", 1)
     monitoring.batched("processed_batch_size", 1, {})
     monitoring.batched("input_batch_size", 1, {})

@@ -1,12 +1,10 @@
-import time
-
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving import health as module
 from serving.health import Health
-from tests.grpc_serving import half_sent, serving
+from tests.grpc_serving import half_sent, serving, until
 
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -15,13 +13,6 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 @pytest.fixture
 def health():
     return Health()
-
-
-def until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_it_is_the_servers_and_ends_with_it(health):

@@ -12,20 +12,21 @@ from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from serving.lifecycle import Lifecycle, Retries
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
 from serving.warmup import GoldenError
+from tests.lifecycles import aspire
 from tests.small_models import plus, put
 
 
 def load(name, version, path):
-    return Servable.load(name, version, path, Options())
+    return Servable.load(name, version, path, ServableOptions())
 
 
 @pytest.fixture
 def lifecycle():
     made = Lifecycle(load, Retries(count=0), threading.Event())
     yield made
-    made.aspire("p", {})
+    aspire(made, "p", {})
 
 
 def states(lifecycle):
@@ -76,9 +77,9 @@ def managed(lifecycle, stop):
 
 
 def test_the_new_version_takes_over_and_the_old_one_ends(lifecycle):
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     assert (states(lifecycle), predict(lifecycle)) == ([(1, "AVAILABLE")], 1)
-    lifecycle.aspire("p", {2: plus(2)})
+    aspire(lifecycle, "p", {2: plus(2)})
     assert (states(lifecycle), predict(lifecycle)) == ([(2, "AVAILABLE"), (1, "END")], 2)
     with pytest.raises(tf.errors.NotFoundError) as gone:
         predict(lifecycle, 1)
@@ -87,9 +88,9 @@ def test_the_new_version_takes_over_and_the_old_one_ends(lifecycle):
 
 def test_it_goes_back_when_the_new_version_vanishes_and_ends_when_all_do(lifecycle):
     for versions in ({1: plus(1)}, {2: plus(2)}, {1: plus(1)}):
-        lifecycle.aspire("p", versions)
+        aspire(lifecycle, "p", versions)
     assert (states(lifecycle), predict(lifecycle)) == ([(2, "END"), (1, "AVAILABLE")], 1)
-    lifecycle.aspire("p", {})
+    aspire(lifecycle, "p", {})
     assert states(lifecycle) == [(2, "END"), (1, "END")]
     with pytest.raises(tf.errors.NotFoundError) as gone:
         predict(lifecycle)
@@ -97,27 +98,27 @@ def test_it_goes_back_when_the_new_version_vanishes_and_ends_when_all_do(lifecyc
 
 
 def test_a_version_that_fails_keeps_the_old_one_and_is_never_tried_again(lifecycle, tmp_path):
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     (tmp_path / "2").mkdir()
-    lifecycle.aspire("p", {2: tmp_path / "2"})
+    aspire(lifecycle, "p", {2: tmp_path / "2"})
     assert (states(lifecycle), predict(lifecycle)) == ([(2, "END"), (1, "AVAILABLE")], 1)
     (tmp_path / "2").rmdir()
     good = put(plus(2), tmp_path, 2)
-    lifecycle.aspire("p", {2: good})
+    aspire(lifecycle, "p", {2: good})
     failed = lifecycle.status("p")[0].status
     assert failed.error_code == tf.errors.NOT_FOUND
     assert failed.error_message.endswith(f"Specified file path: {good}")
-    lifecycle.aspire("p", {3: plus(3)})
+    aspire(lifecycle, "p", {3: plus(3)})
     assert states(lifecycle) == [(3, "AVAILABLE"), (2, "END"), (1, "END")]
 
 
 def test_a_byte_that_changed_is_told_with_the_versions_path_and_the_old_version_serves_on(lifecycle, tmp_path, caplog):
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     broken = put(plus(2), tmp_path, 2)
     (data,) = (broken / "variables").glob("*.data-*")
     content = data.read_bytes()
     data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    lifecycle.aspire("p", {2: broken})
+    aspire(lifecycle, "p", {2: broken})
     assert (states(lifecycle), predict(lifecycle)) == ([(2, "END"), (1, "AVAILABLE")], 1)
     assert lifecycle.status("p")[0].status.error_code == tf.errors.DATA_LOSS
     assert re.search(f"Cannot restore the variables of {broken}: .*Checksum does not match", caplog.text)
@@ -134,10 +135,10 @@ def test_a_load_is_retried_while_the_version_is_loading():
         return load(name, version, path)
 
     lifecycle = Lifecycle(flaky, Retries(count=2, interval=0.01), threading.Event())
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     assert attempts == [[(1, "LOADING")]] * 3
     assert states(lifecycle) == [(1, "AVAILABLE")]
-    lifecycle.aspire("p", {})
+    aspire(lifecycle, "p", {})
 
 
 @pytest.mark.parametrize(
@@ -156,15 +157,15 @@ def test_whatever_a_load_raises_is_the_failure_of_its_version_alone(raised, code
         return load(name, version, path)
 
     lifecycle = Lifecycle(load_but_two, Retries(count=0), threading.Event())
-    lifecycle.aspire("p", {1: plus(1)})
-    lifecycle.aspire("p", {2: plus(2)})
+    aspire(lifecycle, "p", {1: plus(1)})
+    aspire(lifecycle, "p", {2: plus(2)})
     assert (states(lifecycle), predict(lifecycle)) == ([(2, "END"), (1, "AVAILABLE")], 1)
     failed = lifecycle.status("p")[0].status
     assert (failed.error_code, failed.error_message) == (code, text)
     assert ("Traceback" in caplog.text) == (code == tf.errors.INTERNAL)
-    lifecycle.aspire("p", {3: plus(3)})
+    aspire(lifecycle, "p", {3: plus(3)})
     assert predict(lifecycle) == 3
-    lifecycle.aspire("p", {})
+    aspire(lifecycle, "p", {})
 
 
 def test_a_load_that_would_fail_again_is_not_retried():
@@ -176,7 +177,7 @@ def test_a_load_that_would_fail_again_is_not_retried():
 
     retries = Retries(count=5, interval=600, vain=(GoldenError,))
     lifecycle = Lifecycle(other_answers, retries, threading.Event())
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     assert attempts == [1]
     assert lifecycle.status("p")[0].status.error_code == tf.errors.DATA_LOSS
 
@@ -185,17 +186,17 @@ def test_a_server_that_goes_down_waits_for_no_retry(tmp_path):
     stop = threading.Event()
     lifecycle = Lifecycle(load, Retries(count=5, interval=600), stop)
     threading.Timer(0.1, stop.set).start()
-    lifecycle.aspire("p", {1: tmp_path})
+    aspire(lifecycle, "p", {1: tmp_path})
     assert states(lifecycle) == [(1, "END")]
 
 
 def test_a_request_under_way_keeps_its_version_until_it_ends(lifecycle, tmp_path):
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     started = threading.Event()
     with futures.ThreadPoolExecutor() as pool:
         slow = pool.submit(wait_for_gate, lifecycle, tmp_path / "gate", started)
         started.wait()
-        swap = pool.submit(lifecycle.aspire, "p", {2: plus(2)})
+        swap = pool.submit(aspire, lifecycle, "p", {2: plus(2)})
         eventually(lambda: predict(lifecycle) == 2)
         # What the real server says meanwhile: the new version answers, the old one still takes requests by number.
         assert states(lifecycle) == [(2, "LOADING"), (1, "AVAILABLE")]
@@ -209,9 +210,9 @@ def test_a_request_under_way_keeps_its_version_until_it_ends(lifecycle, tmp_path
 
 def test_the_log_tells_a_swap_in_the_real_servers_words(lifecycle, caplog):
     caplog.set_level(logging.INFO, "serving.lifecycle")
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     caplog.clear()
-    lifecycle.aspire("p", {2: plus(2)})
+    aspire(lifecycle, "p", {2: plus(2)})
     old, new = "{name: p version: 1}", "{name: p version: 2}"
     assert [record.getMessage() for record in caplog.records] == [
         f"Loading servable version {new}",
@@ -226,24 +227,24 @@ def test_the_log_tells_a_swap_in_the_real_servers_words(lifecycle, caplog):
 def test_a_version_that_failed_is_tried_again_after_the_model_has_served_without_it(tmp_path):
     lifecycle = Lifecycle(load, Retries(count=0), threading.Event())
     (tmp_path / "2").mkdir()
-    lifecycle.aspire("p", {1: plus(1), 2: tmp_path / "2"})
+    aspire(lifecycle, "p", {1: plus(1), 2: tmp_path / "2"})
     assert states(lifecycle) == [(2, "END"), (1, "AVAILABLE")]
-    lifecycle.aspire("p", {1: plus(1)})
-    lifecycle.aspire("p", {1: plus(1), 2: plus(2)})
+    aspire(lifecycle, "p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1), 2: plus(2)})
     assert states(lifecycle) == [(2, "AVAILABLE"), (1, "AVAILABLE")]
-    lifecycle.aspire("p", {})
+    aspire(lifecycle, "p", {})
 
 
 def test_with_several_wanted_the_highest_comes_first_and_every_one_answers(lifecycle):
     loaded = []
     lifecycle._load = lambda *what: loaded.append(what[1]) or load(*what)
-    lifecycle.aspire("p", {1: plus(1), 3: plus(3), 2: plus(2)})
+    aspire(lifecycle, "p", {1: plus(1), 3: plus(3), 2: plus(2)})
     assert loaded == [3, 2, 1]
     assert [predict(lifecycle, number) for number in (None, 1, 2, 3)] == [3, 1, 2, 3]
 
 
 def test_a_label_leads_to_its_version(lifecycle):
-    lifecycle.aspire("p", {1: plus(1), 2: plus(2)})
+    aspire(lifecycle, "p", {1: plus(1), 2: plus(2)})
     lifecycle.labels.set({"p": {"stable": 1, "gone": 9}})
     with lifecycle.lease("p", label="stable") as servable:
         assert servable.version == 1
@@ -297,16 +298,16 @@ def test_a_retry_ends_when_its_version_is_wanted_no_more(tmp_path):
 
 
 def test_a_model_that_was_to_go_goes_though_it_is_wanted_again(lifecycle):
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     since = lifecycle.states.now()
     lifecycle.want("p", {})
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     assert lifecycle.states.wait(["p"], since) == {}
     assert (states(lifecycle), predict(lifecycle)) == ([(1, "AVAILABLE")], 1)
 
 
 def test_swapping_loses_no_request(lifecycle):
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     stop, answers = threading.Event(), []
 
     def ask():
@@ -316,7 +317,7 @@ def test_swapping_loses_no_request(lifecycle):
     with futures.ThreadPoolExecutor() as pool:
         askers = [pool.submit(ask) for _ in range(3)]
         for version in (2, 3, 1, 2):
-            lifecycle.aspire("p", {version: plus(version)})
+            aspire(lifecycle, "p", {version: plus(version)})
         stop.set()
         for asker in askers:
             asker.result()

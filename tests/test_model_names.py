@@ -27,14 +27,14 @@ def test_no_made_up_name_takes_the_place_of_a_models(names):
         name(names, f"m{number}")
     assert name(names, "vit") == OTHER
     served.append("vit")
-    assert name(names, "vit") == name(names, "vit", refused=True) == "vit"
+    assert name(names, "vit") == name(names, "vit", refused="key") == "vit"
     served.clear()
     assert name(names, "vit") == "vit"  # its series are there
 
 
 def test_a_call_that_is_refused_and_a_name_without_end_add_none(names):
     for model in ("m", "n", "o") * 20:
-        assert name(names, model, refused=True) == OTHER
+        assert name(names, model, refused="key") == OTHER
     assert name(names, "m" * 257) == OTHER
-    assert name(names, "") == name(names, "", refused=True) == ""
+    assert name(names, "") == name(names, "", refused="key") == ""
     assert name(names, "m") == "m"

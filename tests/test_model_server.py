@@ -186,6 +186,20 @@ def test_a_run_without_end_holds_it_up_for_the_grace_or_until_a_second_signal(tm
             assert endless.exception().code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
+def test_a_log_of_requests_that_nobody_reads_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it, the standard output has no lock to wait for
+    put(plus(1), tmp_path, 1)
+    with running(tmp_path, "--request_log=json") as process:
+        process.wait_for("Running gRPC ModelServer at ")
+        with grpc.insecure_channel(process.address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            for _ in range(500):  # lines of 300 bytes and more; a pipe holds 64 KiB
+                stub.Predict(request(x=np.zeros(1, np.float32)), timeout=60)
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(timeout=60) == 0
+        process.wait_for("Drained")
+
+
 def test_another_golden_answer_fails_the_start(tmp_path):
     version = put(plus(1), tmp_path, 1)
     log = prediction_log_pb2.PredictionLog()

@@ -15,13 +15,14 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.call import Call
+from serving.configuration import first_configuration
 from serving.flags import Flags
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
-from serving.models import Models, Options, first_configuration
+from serving.models import Models, ModelsOptions
 from serving.repository import Repository
-from serving.servable import Options as ServableOptions
-from serving.servable import Servable
+from serving.servable import Servable, ServableOptions
+from tests.lifecycles import end
 from tests.small_models import plus, put
 
 
@@ -36,7 +37,7 @@ class Server:
         self.models = Models(
             self.lifecycle,
             self.stop,
-            Options(poll_seconds=0.05, **options),
+            ModelsOptions(poll_seconds=0.05, **options),
             lambda names: {name: self.counts.get(name, 0) for name in names},
         )
 
@@ -85,7 +86,7 @@ def serving(*models, **options):
         server.models.start(listing(*models))
         yield server
     finally:
-        server.models.close()
+        end(server.stop)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def test_a_defect_ends_none_of_the_threads_that_keep_models_true(versions, tmp_p
     file = tmp_path / "models.config"
     file.write_text(text_format.MessageToString(listing(model("b", versions / "b"))))
     with serving(model("a", versions / "a")) as server:
-        monkeypatch.setattr(Lifecycle, "_step", once(Lifecycle._step))
+        monkeypatch.setattr(Lifecycle, "step", once(Lifecycle.step))
         monkeypatch.setattr(Repository, "_look_at", once(Repository._look_at))
         monkeypatch.setattr(Models, "configure", once(Models.configure))
         server.models.follow_file(str(file), 0.05)
@@ -264,7 +265,7 @@ def test_a_start_waits_for_a_base_path_and_fails_with_a_version(versions, tmp_pa
         put(plus(1) / "variables", tmp_path / "c", 1)
         with pytest.raises(tf.errors.UnknownError, match=r"^1 servable\(s\) did not become available: \{\{\{name: c"):
             starting.result(timeout=60)
-    server.models.close()
+    end(server.stop)
 
 
 def test_a_server_that_goes_down_does_not_wait_for_its_start(tmp_path, caplog):
@@ -272,17 +273,17 @@ def test_a_server_that_goes_down_does_not_wait_for_its_start(tmp_path, caplog):
     with futures.ThreadPoolExecutor(1) as pool:
         starting = pool.submit(server.models.start, listing(model("c", tmp_path / "c")))
         eventually(lambda: "Could not find base path" in caplog.text)
-        server.models.close()
+        end(server.stop)
         with pytest.raises(tf.errors.UnavailableError):
             starting.result(timeout=60)
 
 
 def test_a_file_system_that_is_looked_at_once_has_to_hold_a_version(tmp_path):
     stop = threading.Event()
-    models = Models(Lifecycle(None, Retries(), stop), stop, Options(poll_seconds=0))
+    models = Models(Lifecycle(None, Retries(), stop), stop, ModelsOptions(poll_seconds=0))
     with pytest.raises(tf.errors.NotFoundError, match="No versions of servable c found"):
         models.start(listing(model("c", tmp_path)))
-    models.close()
+    stop.set()
 
 
 def test_an_empty_configuration_serves_nothing_and_is_no_second_one(versions):
@@ -292,7 +293,7 @@ def test_an_empty_configuration_serves_nothing_and_is_no_second_one(versions):
     with pytest.raises(tf.errors.FailedPreconditionError, match="Cannot transition to requested config"):
         server.models.configure(ModelServerConfig())
     assert server.predict("b") == 3
-    server.models.close()
+    end(server.stop)
 
 
 def test_a_configuration_file_is_followed_and_a_broken_one_changes_nothing(versions, tmp_path, caplog):
@@ -312,3 +313,33 @@ def test_a_configuration_file_is_followed_and_a_broken_one_changes_nothing(versi
         staged.rename(file)
         eventually(lambda: server.states("b") == [(3, "AVAILABLE")])
         eventually(lambda: server.states("a") == [(2, "END")])
+
+
+def test_a_reload_waits_for_another_no_longer_than_its_caller_and_its_server(versions, tmp_path):
+    with serving(model("a", versions / "a")) as server, futures.ThreadPoolExecutor(2) as pool:
+        put(plus(2), tmp_path / "slow", 1)
+        begun, go_on, load = threading.Event(), threading.Event(), server.lifecycle._load
+
+        def slow(*what):
+            begun.set()
+            assert go_on.wait(60)
+            return load(*what)
+
+        server.lifecycle._load = slow
+        try:
+            first = pool.submit(server.reload, model("a", versions / "a"), model("slow", tmp_path / "slow"))
+            assert begun.wait(60)
+            late = Call("HandleReloadConfigRequest", "GRPC", deadline=time.monotonic() + 0.2)
+            with pytest.raises(tf.errors.DeadlineExceededError):
+                server.models.configure(listing(), late)
+            gone = Call("HandleReloadConfigRequest", "GRPC", gone=lambda: True)
+            with pytest.raises(tf.errors.CancelledError):
+                server.models.configure(listing(), gone)
+            assert not first.done()
+            waiting = pool.submit(server.models.configure, listing())
+            server.stop.set()
+            for ended in (first, waiting):
+                with pytest.raises(tf.errors.UnavailableError):
+                    ended.result(timeout=60)
+        finally:
+            go_on.set()

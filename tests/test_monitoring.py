@@ -146,11 +146,11 @@ def test_loads_warm_ups_and_gauges(made):
 
 def test_stages_refusals_and_rows_are_counted_under_names_of_our_own(made):
     made.end(call(rows=4, seconds={"decode": 0.001, "queue": 0.002}), "OK", 0.01)
-    made.end(call(model="", refused=True), "RESOURCE_EXHAUSTED", 0.01)
+    made.end(call(model="", refused="pending"), "RESOURCE_EXHAUSTED", 0.01)
     assert made.values([COUNT]) == {COUNT: 1}  # TensorFlow Serving's handlers see no refusal
     text = metrics_page.text(made)
     assert ':vit22b:serving:stage_latency_sum{model_name="m",API="Predict",stage="queue"} 2000\n' in text
-    assert ':vit22b:serving:refused_count{API="Predict",status="RESOURCE_EXHAUSTED"} 1\n' in text
+    assert ':vit22b:serving:refused_count{API="Predict",status="RESOURCE_EXHAUSTED",reason="pending"} 1\n' in text
     assert ':vit22b:serving:request_batch_size_sum{model_name="m",API="Predict"} 4\n' in text
 
 

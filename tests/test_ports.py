@@ -3,6 +3,7 @@ import logging
 import socket
 import threading
 import urllib.request
+from concurrent import futures
 
 import grpc
 import numpy as np
@@ -21,9 +22,11 @@ from serving.flags import Flags
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
 from serving.monitoring import Monitoring
-from serving.ports import Front, Ports, address, channel_arguments
-from serving.reception import Reception
-from serving.servable import Options, Servable
+from serving.operations import Operations
+from serving.ports import Ports, address, channel_arguments
+from serving.servable import Servable, ServableOptions
+from tests.grpc_serving import request, until
+from tests.lifecycles import aspire
 from tests.small_models import plus
 from tests.standin import closed_address
 
@@ -34,26 +37,27 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def lifecycle():
-    made = Lifecycle(lambda *what: Servable.load(*what, Options()), Retries(count=0), threading.Event())
-    made.aspire("p", {1: plus(1)})
+    made = Lifecycle(lambda *what: Servable.load(*what, ServableOptions()), Retries(count=0), threading.Event())
+    aspire(made, "p", {1: plus(1)})
     yield made
-    made.aspire("p", {})
+    aspire(made, "p", {})
 
 
 @pytest.fixture
 def ports(lifecycle):
-    """Makes ports of flags, and closes them."""
+    """Makes ports of flags, and closes them; `stop` closes the last ones."""
     opened = []
 
     def make(**flags):
         options = Flags(**{"port": free_port(), "bind_address": "127.0.0.1", **flags})
-        reception = Reception(options, Monitoring())
+        operations = Operations(options, Monitoring())
         reload = lambda _request, _call: model_management_pb2.ReloadConfigResponse()  # noqa: E731
-        made = Ports(options, Front(Answers(lifecycle), reception.desk, reload, reception.pages(lifecycle)))
+        made = Ports(options, Answers(lifecycle), operations.desk, reload, operations.pages(lifecycle))
         opened.append(made)
         made.open()
         return options
 
+    make.stop = lambda grace: opened.pop().stop(grace)
     yield make
     for made in opened:
         made.stop(0)
@@ -175,6 +179,77 @@ def test_health_is_served_when_it_is_asked_for(ports):
                 assert refusal(check, request) == grpc.StatusCode.UNIMPLEMENTED
 
 
+def outcome(call):
+    return call.code(), call.details()
+
+
+def test_with_the_health_service_the_ports_stay_open_until_requests_under_way_have_ended(ports, tmp_path):
+    options = ports(enable_grpc_healthcheck_service=True, admin_port=free_port())
+    target, gate = f"127.0.0.1:{options.port}", tmp_path / "gate"
+    going_down = (grpc.StatusCode.UNAVAILABLE, "The server is going down")
+    with grpc.insecure_channel(target) as channel, futures.ThreadPoolExecutor(1) as pool:
+        stub, health = prediction_service_pb2_grpc.PredictionServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+        slow = stub.Predict.future(request("wait", gate=str(gate)))
+        until(gate.with_suffix(".waiting").exists)
+        stopping = pool.submit(ports.stop, 600)
+        asked = health_pb2.HealthCheckRequest()
+        until(lambda: health.Check(asked).status == health_pb2.HealthCheckResponse.NOT_SERVING)
+        until(lambda: outcome(stub.Predict.future(request(x=np.float32([0])))) == going_down)
+        with grpc.insecure_channel(f"127.0.0.1:{options.admin_port}") as admin:
+            reload = model_service_pb2_grpc.ModelServiceStub(admin).HandleReloadConfigRequest
+            until(lambda: outcome(reload.future(model_management_pb2.ReloadConfigRequest())) == going_down)
+        with grpc.insecure_channel(target) as another:
+            check = health_pb2_grpc.HealthStub(another).Check
+            assert check(asked).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert not stopping.done()
+        gate.touch()
+        assert slow.result(60).outputs["y"].float_val == [1]
+        stopping.result(60)
+        assert health.Check.future(asked).code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_without_it_they_close_at_once(ports, tmp_path):
+    target, gate = f"127.0.0.1:{ports().port}", tmp_path / "gate"
+    with grpc.insecure_channel(target) as channel, futures.ThreadPoolExecutor(1) as pool:
+        slow = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future(
+            request("wait", gate=str(gate))
+        )
+        until(gate.with_suffix(".waiting").exists)
+        stopping = pool.submit(ports.stop, 600)
+        until(lambda: is_closed(target))
+        assert not stopping.done()
+        gate.touch()
+        assert slow.result(60).outputs["y"].float_val == [1]
+        stopping.result(60)
+
+
+def is_closed(target):
+    try:
+        socket.create_connection(target.split(":")).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("health", [True, False])
+def test_when_nothing_is_under_way_the_grace_is_not_waited_for(ports, health):
+    options = ports(enable_grpc_healthcheck_service=health, rest_api_port=free_port())
+    assert predict(f"127.0.0.1:{options.port}") == 1
+    with futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(ports.stop, 600).result(60)
+
+
+def test_what_is_under_way_at_the_end_of_the_grace_is_ended(ports, tmp_path):
+    options, gate = ports(enable_grpc_healthcheck_service=True), tmp_path / "gate"
+    with grpc.insecure_channel(f"127.0.0.1:{options.port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        endless = stub.Predict.future(request("wait", gate=str(gate)))
+        until(gate.with_suffix(".waiting").exists)
+        ports.stop(0.2)
+        assert endless.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    gate.touch()
+
+
 def rest_predict(port):
     body = json.dumps({"instances": [0.0]}).encode()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/p:predict", body, timeout=60) as response:
@@ -196,4 +271,7 @@ def test_a_rest_port_that_is_taken_or_the_same_is_told_and_grpc_serves_on(ports,
     port = free_port()
     ports(port=port, rest_api_port=port)
     assert predict(f"127.0.0.1:{port}") == 1
-    assert "Please use a different port for HTTP/REST API. Skipped exporting HTTP/REST API." in caplog.text
+    assert caplog.messages[-1] == (
+        "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API. "
+        "Skipped exporting HTTP/REST API."
+    )

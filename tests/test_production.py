@@ -17,13 +17,14 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving import flags, models, version_loader
+from serving import command_line, configuration, models, version_loader
 from serving.answers import Answers
 from serving.desk import Desk
 from serving.lifecycle import Lifecycle
 from serving.monitoring import Monitoring
-from serving.ports import Front, Ports
-from serving.reception import Reception
+from serving.operations import Operations
+from serving.ports import Ports
+from tests.lifecycles import aspire, end
 from tests.recipes import CONFIG, ROOT, container, model_config, rendered, services
 from tests.small_models import plus, put
 from tests.standin import closed_address
@@ -44,7 +45,7 @@ class Server:
         self._base_path.parent.mkdir()
         shutil.copytree(CONFIG, self._config.parent)
         self.write(model_config())
-        self.options = flags.parse([_elsewhere(flag, self._config.parent, changed) for flag in _given()])
+        self.options = command_line.parse([_elsewhere(flag, self._config.parent, changed) for flag in _given()])
 
     def write(self, config):
         """Puts a configuration in the place of the one that there is."""
@@ -57,14 +58,15 @@ class Server:
         put(plus(version), self._base_path, version)
 
     def start(self):
-        options, monitoring, stop = self.options, Monitoring(), threading.Event()
+        options, monitoring = self.options, Monitoring()
+        self._stop = threading.Event()
         load, retries = version_loader.loader(options, monitoring), version_loader.retries(options)
-        self._lifecycle = Lifecycle(load, retries, stop, options.num_unload_threads)
-        self._models = models.Models(self._lifecycle, stop, models.Options.of(options))
-        pages = Reception(options, monitoring).pages(self._lifecycle)
-        front = Front(Answers(self._lifecycle), Desk(observers=[self]), self._models.reload, pages)
-        self._ports = Ports(options, front)
-        self._models.start(models.first_configuration(options))
+        self._lifecycle = Lifecycle(load, retries, self._stop, options.num_unload_threads)
+        self._models = models.Models(self._lifecycle, self._stop, models.ModelsOptions.of(options))
+        pages = Operations(options, monitoring).pages(self._lifecycle)
+        desk = Desk(observers=[self])
+        self._ports = Ports(options, Answers(self._lifecycle), desk, self._models.reload, pages)
+        self._models.start(configuration.first_configuration(options))
         self._models.follow_file(options.model_config_file, options.model_config_file_poll_wait_seconds)
         self._ports.open()
         self._channel = grpc.insecure_channel(f"127.0.0.1:{options.port}")
@@ -72,14 +74,11 @@ class Server:
     def close(self):
         self._channel.close()
         self._ports.stop(0)
-        self._models.close()
-        self._lifecycle.aspire("digits", {})
+        end(self._stop)
+        aspire(self._lifecycle, "digits", {})
 
-    def begin(self, call):
+    def end(self, call, _status, _seconds):
         self.peers.add(call.peer)
-
-    def end(self, call, status, seconds):
-        pass
 
     def get(self, path):
         """The status of an answer over REST."""

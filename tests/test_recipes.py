@@ -246,7 +246,7 @@ def shown():
     """The names of the samples on the embedded server's page, with the labels that each has."""
     monitoring = Monitoring()
     monitoring.end(Call("Predict", "GRPC", model="m", seconds={"run": 0.1}, admitted=1.0), "OK", 0.1)
-    monitoring.end(Call("Predict", "GRPC", model="m", refused=True), "RESOURCE_EXHAUSTED", 0)
+    monitoring.end(Call("Predict", "GRPC", model="m", refused="threads"), "RESOURCE_EXHAUSTED", 0)
     monitoring.loaded("/m/1", "success", 1)
     monitoring.warmed_up("/m/1", "OK", 1, 1)
     samples = re.findall(r"^([\w:]+)\{(.*)\} ", metrics_page.text(monitoring), flags=re.MULTILINE)

@@ -129,6 +129,48 @@ def test_a_model_that_is_left_out_is_wanted_no_more_and_a_new_one_is_looked_at_s
         assert news.acquire(timeout=60)
         assert news.acquire(timeout=60)
         stop.set()
-        watched.wake()
+        watched.follow([model(tmp_path / "a", "c")])  # a new one, which makes it look, and see that it is to stop
         watching.result(timeout=60)
     assert told[:3] == [("a", [1]), ("a", []), ("b", [2])]
+
+
+@pytest.fixture
+def slow_look(monkeypatch):
+    """Holds up the looks at the model slow, as a network file system does: an event when one begins, one to go on."""
+    begun, go_on, look = threading.Event(), threading.Event(), repository.wanted
+
+    def wanted(followed):
+        found = look(followed)
+        if followed.name == "slow":
+            begun.set()
+            assert go_on.wait(60)
+        return found
+
+    monkeypatch.setattr(repository, "wanted", wanted)
+    yield begun, go_on
+    go_on.set()
+
+
+def test_a_base_path_that_hangs_does_not_hold_up_a_change_which_wins(tmp_path, slow_look):
+    begun, go_on = slow_look
+    stop, told, news = threading.Event(), [], threading.Semaphore(0)
+
+    def want(name, versions):
+        told.append((name, sorted(versions)))
+        news.release()
+
+    for name in ("slow/1", "b/2"):
+        (tmp_path / name).mkdir(parents=True)
+    watched = repository.Repository(want, 3600, stop)
+    with futures.ThreadPoolExecutor(2) as pool:
+        watching = pool.submit(watched.watch)
+        watched.follow([model(tmp_path / "slow", "slow")])
+        assert begun.wait(60)
+        pool.submit(watched.follow, [model(tmp_path / "b", "b")]).result(timeout=60)
+        go_on.set()
+        assert news.acquire(timeout=60)
+        assert news.acquire(timeout=60)
+        stop.set()
+        watched.follow([model(tmp_path / "b", "c")])
+        watching.result(timeout=60)
+    assert told[:2] == [("slow", []), ("b", [2])]  # not slow's version 1, which it found before it was left out

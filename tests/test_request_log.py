@@ -9,6 +9,7 @@ from serving import request_log
 from serving.call import Call
 from serving.desk import Desk
 from serving.request_log import RequestLog
+from tests.desks import serve
 
 
 def test_a_request_is_a_line():
@@ -21,7 +22,7 @@ def test_a_request_is_a_line():
             pass
 
     log = RequestLog(stream)
-    Desk(observers=[log]).serve(call, answer)
+    serve(Desk(observers=[log]), call, answer)
     log.close()
     (line,) = stream.getvalue().splitlines()
     assert "secret" not in line
@@ -79,7 +80,7 @@ def test_when_nobody_reads_the_log_any_more_it_ends_and_the_server_does_not(capl
         desk = Desk(observers=[log])
         os.close(reader)
         for _ in range(3):
-            assert desk.serve(Call("Predict", "GRPC"), lambda: "answered") == "answered"
+            assert serve(desk, Call("Predict", "GRPC"), lambda: "answered") == "answered"
         log.close()
         assert [record.getMessage() for record in caplog.records] == [
             "The log of requests ends: [Errno 32] Broken pipe"

@@ -13,9 +13,12 @@ from serving.guard import Guard
 from serving.keys import KeyFile
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
-from serving.rest_api import Reply, Request, RestApi
+from serving.rest_api import Request, RestApi
 from serving.rest_body import TooLargeError
-from serving.servable import Options, Servable
+from serving.rest_reply import Reply
+from serving.runtime import Runtime
+from serving.servable import Servable, ServableOptions
+from tests.lifecycles import aspire
 from tests.small_models import half_plus
 
 ROW = "Failed to process element: {} of 'instances' list. "
@@ -25,11 +28,11 @@ UNLIKE = "JSON Value: {} Type: {} is not of expected type: {}"
 @pytest.fixture(scope="module")
 def answers():
     lifecycle = Lifecycle(
-        lambda name, version, path: Servable.load(name, version, path, Options()), Retries(0), threading.Event()
+        lambda name, version, path: Servable.load(name, version, path, ServableOptions()), Retries(0), threading.Event()
     )
-    lifecycle.aspire("a", {1: half_plus(1)})
+    aspire(lifecycle, "a", {1: half_plus(1)})
     yield Answers(lifecycle)
-    lifecycle.aspire("a", {})
+    aspire(lifecycle, "a", {})
 
 
 @pytest.fixture(scope="module")
@@ -269,9 +272,6 @@ class Observed:
     def __init__(self):
         self.calls = []
 
-    def begin(self, call):
-        pass
-
     def end(self, call, status, _seconds):
         self.calls.append((call, status))
 
@@ -283,12 +283,17 @@ def test_every_request_passes_the_desk(answers):
     reply(api, '{"signature_name":"two_outputs","instances":[1.0]}', headers=headers, peer="10.0.0.1")
     reply(api, "", method="PUT")
     reply(api, "", verb="", method="GET", path="/v1/models/b%20c")
+    for more in ({}, {"verb": "", "method": "GET"}):
+        reply(api, '{"instances":[1.0]}', path="/v1/models/a/versions/9", **more)
     seen = [(call.api, call.model, status) for call, status in observed.calls]
     assert seen == [
         ("Predict", "a", "OK"),
         ("", "", "INVALID_ARGUMENT"),
         ("GetModelStatus", "b c", "NOT_FOUND"),
+        ("Predict", "a", "NOT_FOUND"),
+        ("GetModelStatus", "a", "NOT_FOUND"),
     ]
+    assert [call.version for call, _ in observed.calls] == [1, None, None, None, None]  # that answered
     call = observed.calls[0][0]
     assert (call.id, call.peer, call.entrypoint, call.metadata) == ("mine", "10.0.0.1", "REST", headers)
     assert (call.version, call.signature, call.deadline) == (1, "two_outputs", None)
@@ -296,12 +301,26 @@ def test_every_request_passes_the_desk(answers):
     assert observed.calls[1][0].id != observed.calls[2][0].id
 
 
+def test_a_defect_is_told_without_its_insides(answers, monkeypatch, caplog):
+    def defect(*_what, **_options):
+        raise RuntimeError("insides")
+
+    monkeypatch.setattr(Runtime, "run", defect)
+    observed = Observed()
+    answered = reply(RestApi(answers, Desk(observers=[observed]), 30), '{"instances":[1.0]}')
+    assert error(answered) == (500, "The server failed at this request; its log says why")
+    assert [status for _, status in observed.calls] == ["INTERNAL"]
+    (record,) = caplog.records
+    assert observed.calls[0][0].id in record.getMessage()
+    assert "insides" in caplog.text
+
+
 def test_a_full_server_says_when_to_come_again(answers):
     api = RestApi(answers, Desk(admission=Admission(max_pending=1)), 30)
     request, body = Request("POST", "/v1/models/a:predict"), b'{"instances":[1.0]}'
     for end in (
         lambda admitted: admitted.answer(body),
-        lambda admitted: admitted.refuse(TooLargeError("23", 22)),
+        lambda admitted: admitted.refuse(TooLargeError("23", 22), "size"),
         lambda admitted: admitted.drop(),
     ):
         first, refused = api.admit(request), api.admit(request)
@@ -314,7 +333,7 @@ def test_what_becomes_of_an_admitted_request_is_told(answers):
     observed = Observed()
     api = RestApi(answers, Desk(observers=[observed]), 30)
     request = Request("POST", "/v1/models/a:predict")
-    assert api.admit(request).refuse(TooLargeError("23", 22)).status == 413
+    assert api.admit(request).refuse(TooLargeError("23", 22), "size").status == 413
     api.admit(request).drop()
     assert [status for _, status in observed.calls] == ["RESOURCE_EXHAUSTED", "CANCELLED"]
     assert [

@@ -1,25 +1,27 @@
 import contextlib
 import http.client
 import json
+import select
 import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from concurrent import futures
 
 import pytest
 import trustme
 
-from serving import rest_server
+from serving import rest_handler, rest_server
 from serving.admission import Admission
 from serving.answers import Answers
 from serving.desk import Desk
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
-from serving.rest_server import Options
+from serving.rest_server import HttpOptions
 from serving.runtime import Runtime
-from serving.servable import Options as ServableOptions
-from serving.servable import Servable
+from serving.servable import Servable, ServableOptions
+from tests.lifecycles import aspire
 from tests.small_models import plus
 
 BODY = b'{"instances":[1.0,2.0]}'
@@ -37,14 +39,14 @@ def answers():
         Retries(0),
         threading.Event(),
     )
-    lifecycle.aspire("p", {1: plus(1)})
+    aspire(lifecycle, "p", {1: plus(1)})
     yield Answers(lifecycle)
-    lifecycle.aspire("p", {})
+    aspire(lifecycle, "p", {})
 
 
 @contextlib.contextmanager
 def serving(answers, desk=None, **options):
-    server = rest_server.serve(answers, desk or Desk(), Options(host="127.0.0.1", **options))
+    server = rest_server.serve(answers, desk or Desk(), HttpOptions(host="127.0.0.1", **options))
     try:
         yield server
     finally:
@@ -230,6 +232,68 @@ def test_a_probe_is_answered_while_every_thread_is_at_work(server, tmp_path):
         assert under_way.result(SECONDS)[0] == 200
 
 
+class Held:
+    """A page that is made once it is let go."""
+
+    def __init__(self):
+        self.begun = threading.Semaphore(0)
+        self.let_go = threading.Event()
+
+    def __call__(self):
+        self.begun.release()
+        self.let_go.wait(SECONDS)
+        return "text/plain", "held"
+
+
+def test_what_costs_little_is_bounded_too(answers, monkeypatch):
+    monkeypatch.setattr(rest_handler, "_LIGHT_PLACES", 2)
+    held = Held()
+    page, probe = (b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path for path in (b"/held", b"/v1/models/p"))
+    observed = Observed()
+    with serving(answers, Desk(observers=[observed]), pages={"/held": held}) as server:
+        with futures.ThreadPoolExecutor() as clients:
+            under_way = [clients.submit(ask, server, page) for _ in range(2)]
+            assert all(held.begun.acquire(timeout=SECONDS) for _ in under_way)
+            refused, body, _ = ask(server, probe.replace(b"Host: h", b"Host: h\r\nX-Request-Id: probe"))
+            assert (refused.status, refused.getheader("Retry-After")) == (429, "1")
+            assert "2 requests for states, metadata and pages are under way" in json.loads(body)["error"]
+            assert observed.wait_for("probe") == ("RESOURCE_EXHAUSTED", False)
+            refused, _, _ = ask(server, page)
+            assert (refused.status, refused.getheader("Retry-After")) == (429, "1")
+            assert post(server, BODY) == (200, ANSWER)
+            held.let_go.set()
+            assert [answered.result(SECONDS)[1] for answered in under_way] == [b"held", b"held"]
+        for request in (page, probe, page, probe):
+            assert ask(server, request)[0].status == 200
+
+
+def test_a_page_that_takes_too_long_is_not_waited_for(answers):
+    held = Held()
+    with serving(answers, timeout=0.3, pages={"/held": held}) as server:
+        response, _, _ = ask(server, b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n")
+        held.let_go.set()
+    assert (response.status, response.getheader("Content-Type")) == (504, "text/plain")
+
+
+@pytest.mark.parametrize("head", [b"POST /v1/models/p:nope", b"GET /v1/models/p", b"PUT /v1/models/p:predict"])
+def test_a_body_that_nobody_reads_is_not_kept(server, head):
+    block, count = b" " * 2**20, 64
+    with connected(server) as connection:
+        tracemalloc.start()
+        try:
+            connection.sendall(head + b" HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (count * len(block)))
+            for _ in range(count):
+                connection.sendall(block)
+            response, _, will_close = read_answer(connection)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (response.status, will_close) == (200 if head.startswith(b"GET") else 400, False)
+        assert peak < count * len(block) / 4
+        connection.sendall(REQUEST)
+        assert read_answer(connection)[1] == ANSWER
+
+
 def test_a_request_that_takes_too_long_is_stopped(answers, tmp_path):
     with serving(answers, timeout=0.3) as server:
         status, body = post(server, waiting(tmp_path / "never"))
@@ -240,9 +304,6 @@ class Observed:
     def __init__(self):
         self.ended = {}
         self.changed = threading.Condition()
-
-    def begin(self, call):
-        pass
 
     def end(self, call, status, _seconds):
         with self.changed:
@@ -300,12 +361,18 @@ def test_a_run_that_does_not_stop_at_its_deadline_is_not_waited_for(answers, tmp
 def test_a_refusal_does_not_wait_for_the_body(answers):
     observed = Observed()
     desk = Desk(admission=Admission(max_pending=1), observers=[observed])
-    with serving(answers, desk) as server, connected(server) as first, connected(server) as second:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(answers, desk))
+        first, second, third = (stack.enter_context(connected(server)) for _ in range(3))
         head = PREDICT + b"Expect: 100-continue\r\nContent-Length: 23\r\n"
         first.sendall(head + b"X-Request-Id: first\r\n\r\n")
         assert first.recv(4096).startswith(b"HTTP/1.1 100")  # it has the only place, and its body is still to come
         second.sendall(PREDICT + b"Content-Length: 23\r\n\r\n")
         assert read_answer(second)[0].status == 429
+        third.sendall(head + b"\r\n")
+        # Not told to go on; and since it may or may not send the body now, the connection ends.
+        assert third.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 429"
+        assert read_answer(third)[2]
         first.close()
         assert observed.wait_for("first") == ("CANCELLED", False)
         assert post(server, BODY) == (200, ANSWER)
@@ -319,6 +386,28 @@ def test_a_body_that_does_not_come_gives_its_place_back(answers):
         assert read_answer(slow)[0].status == 504
         assert observed.wait_for("slow") == ("DEADLINE_EXCEEDED", False)
         assert desk.admission.waiting == 0
+
+
+def test_a_body_that_trickles_in_gives_its_place_back(answers):
+    desk = Desk()
+    with serving(answers, desk, timeout=0.5) as server, connected(server) as slow:
+        slow.sendall(PREDICT + b"Content-Length: 1000000\r\n\r\n")
+        end = time.monotonic() + SECONDS
+        while not select.select([slow], [], [], 0.05)[0]:
+            assert time.monotonic() < end
+            slow.sendall(b" ")
+        assert read_answer(slow)[0].status == 504
+        assert desk.admission.waiting == 0
+
+
+def test_a_large_body_has_time_by_its_size(answers, monkeypatch):
+    monkeypatch.setattr(rest_handler, "_SLOWEST", 1)
+    body = BODY.ljust(2000)
+    with serving(answers, timeout=0.5) as server, connected(server) as slow:
+        slow.sendall(PREDICT + b"Content-Length: %d\r\n\r\n" % len(body) + body[:1000])
+        assert not select.select([slow], [], [], 1.0)[0]  # behind the timeout
+        slow.sendall(body[1000:])
+        assert read_answer(slow)[1] == ANSWER
 
 
 def test_the_head_of_a_request_is_bounded(server):
@@ -364,7 +453,7 @@ def test_many_clients_get_answers_of_their_own(server):
 
 
 def test_a_stop_waits_for_what_is_under_way_and_takes_no_more(answers, tmp_path):
-    server = rest_server.serve(answers, Desk(), Options(host="127.0.0.1"))
+    server = rest_server.serve(answers, Desk(), HttpOptions(host="127.0.0.1"))
     with futures.ThreadPoolExecutor() as clients, connected(server) as idle, connected(server) as slow:
         slow.sendall(PREDICT + b"Expect: 100-continue\r\nContent-Length: 23\r\n\r\n")
         assert slow.recv(4096).startswith(b"HTTP/1.1 100")  # its body is still to come
@@ -383,7 +472,7 @@ def test_a_stop_waits_for_what_is_under_way_and_takes_no_more(answers, tmp_path)
 
 
 def test_a_stop_waits_until_the_answer_has_left(answers):
-    server = rest_server.serve(answers, Desk(), Options(host="127.0.0.1"))
+    server = rest_server.serve(answers, Desk(), HttpOptions(host="127.0.0.1"))
     body = json.dumps({"instances": [0.123456789] * 300_000}).encode()
     with futures.ThreadPoolExecutor() as clients, socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -403,7 +492,7 @@ def test_a_stop_waits_until_the_answer_has_left(answers):
 
 def test_a_stop_answers_what_has_come_in(answers):
     for _ in range(5):
-        server = rest_server.serve(answers, Desk(), Options(host="127.0.0.1"))
+        server = rest_server.serve(answers, Desk(), HttpOptions(host="127.0.0.1"))
         with connected(server) as connection:
             connection.sendall(REQUEST)
             assert read_answer(connection)[1:] == (ANSWER, False)
@@ -415,7 +504,7 @@ def test_a_stop_answers_what_has_come_in(answers):
 
 
 def test_a_stop_does_not_wait_longer_than_its_grace(answers, tmp_path):
-    server = rest_server.serve(answers, Desk(), Options(host="127.0.0.1"))
+    server = rest_server.serve(answers, Desk(), HttpOptions(host="127.0.0.1"))
     with futures.ThreadPoolExecutor() as clients:
         under_way = clients.submit(post, server, waiting(tmp_path / "gate"))
         wait_for(tmp_path / "gate.waiting")
@@ -427,13 +516,13 @@ def test_a_stop_does_not_wait_longer_than_its_grace(answers, tmp_path):
 
 def test_a_port_that_is_taken_is_an_error(answers, server):
     with pytest.raises(OSError, match="in use"):
-        rest_server.serve(answers, Desk(), Options(host="127.0.0.1", port=server.port))
+        rest_server.serve(answers, Desk(), HttpOptions(host="127.0.0.1", port=server.port))
     with pytest.raises(ValueError, match="0 threads for REST; expected 1 or more"):
-        rest_server.serve(answers, Desk(), Options(threads=0))
+        rest_server.serve(answers, Desk(), HttpOptions(threads=0))
 
 
 def test_without_a_host_it_listens_on_every_interface(answers):
-    server = rest_server.serve(answers, Desk(), Options())
+    server = rest_server.serve(answers, Desk(), HttpOptions())
     for host in ("127.0.0.1", "::1") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
         with socket.create_connection((host, server.port), timeout=SECONDS) as connection:
             connection.sendall(REQUEST)

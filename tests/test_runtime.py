@@ -1,5 +1,6 @@
 import threading
 import time
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from serving.runtime import Runtime
+from tests.grpc_serving import until
 
 
 def runtime(build):
@@ -104,29 +106,30 @@ def test_a_run_that_is_late_does_not_fail_those_that_the_graph_has_joined_it_wit
         @tf.nondifferentiable_batch_function(2, 2, 60_000_000, allowed_batch_sizes=[2], autograph=False)
         def double(x):
             matches = lambda *_: [tf.size(tf.io.matching_files(pattern))]  # noqa: E731
-            (found,) = tf.while_loop(lambda found: tf.equal(found, 0), matches, [0])
+            with tf.control_dependencies([tf.io.write_file(f"{tmp_path}/joined", "")]):
+                (found,) = tf.while_loop(lambda found: tf.equal(found, 0), matches, [0])
             return 2 * x * tf.cast(found, tf.float32)
 
         x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
         with tf.control_dependencies([tf.io.write_file(tf.strings.format(f"{tmp_path}/came-{{}}", x[0]), "")]):
             tf.identity(double(tf.identity(x)), name="y")
 
-    joining = runtime(build)
-    gate, answers = np.array(str(tmp_path / "gate").encode(), object), []
+    joining, gate = runtime(build), np.array(str(tmp_path / "gate").encode(), object)
 
     def run(x, timeout=None):
         return joining.run({"x:0": np.full(1, x, np.float32), "gate:0": gate}, ["y:0"], timeout=timeout)
 
-    patient = threading.Thread(target=lambda: answers.extend(run(1)))
-    patient.start()
-    while not (tmp_path / "came-1").exists():
-        time.sleep(0.01)
-    time.sleep(0.1)  # from there it has one step to its place in the batch
-    threading.Timer(1.0, (tmp_path / "gate").touch).start()
-    with pytest.raises(tf.errors.DeadlineExceededError, match="Deadline Exceeded"):
-        run(2, timeout=0.2)
-    patient.join()
-    assert [answer.tolist() for answer in answers] == [[2]]
+    with futures.ThreadPoolExecutor(2) as pool:
+        patient = pool.submit(run, 1)
+        until(tmp_path.joinpath("came-1").exists)
+        time.sleep(0.1)  # from there it has one step to its place in the batch
+        late = pool.submit(run, 2, timeout=0.2)
+        until(tmp_path.joinpath("joined").exists)
+        time.sleep(0.3)  # now its time is up
+        (tmp_path / "gate").touch()
+        with pytest.raises(tf.errors.DeadlineExceededError, match="Deadline Exceeded"):
+            late.result(60)
+        assert patient.result(60)[0].tolist() == [2]
     joining.close()
 
 

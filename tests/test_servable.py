@@ -9,7 +9,7 @@ from tensorflow_serving.apis import predict_pb2, regression_pb2
 
 from serving.batch_queue import Threads
 from serving.call import Call
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
 from serving.server_config_pb2 import BatchingParameters
 from serving.session_batching import Batching
 from tests.small_models import half_plus, plus, put
@@ -25,7 +25,7 @@ def request(signature="", **inputs):
 
 @pytest.fixture(scope="module")
 def servable():
-    loaded = Servable.load("m", 3, plus(3), Options())
+    loaded = Servable.load("m", 3, plus(3), ServableOptions())
     yield loaded
     loaded.close()
 
@@ -44,7 +44,7 @@ def test_a_signature_without_inputs_answers(servable):
 
 
 def test_a_signatures_method_is_checked_on_request():
-    loaded = Servable.load("m", 3, plus(3), Options(check_method=True))
+    loaded = Servable.load("m", 3, plus(3), ServableOptions(check_method=True))
     with pytest.raises(tf.errors.InternalError, match="Expected prediction signature method_name to be one of"):
         loaded.predict(request("__saved_model_init_op"))
     loaded.close()
@@ -56,7 +56,7 @@ def test_a_signature_that_answers_nothing_cannot_be_fetched(servable):
 
 
 def test_tensor_content_on_request():
-    loaded = Servable.load("m", 3, plus(3), Options(as_tensor_content=True))
+    loaded = Servable.load("m", 3, plus(3), ServableOptions(as_tensor_content=True))
     assert loaded.predict(request(x=np.ones(1, np.float32))).outputs["y"].tensor_content == np.float32(3.5).tobytes()
     text = loaded.predict(request("describe")).outputs["text"].tensor_content
     assert text == b"\x20no input, and a zero at the end\0"
@@ -69,7 +69,7 @@ def test_an_input_with_a_default_may_be_left_out(tmp_path):
     signature = model.meta_graphs[0].signature_def["serving_default"]
     signature.defaults["x"].CopyFrom(tf.make_tensor_proto([10.0]))
     (path / "saved_model.pb").write_bytes(model.SerializeToString())
-    loaded = Servable.load("m", 1, path, Options())
+    loaded = Servable.load("m", 1, path, ServableOptions())
     assert list(loaded.predict(request()).outputs["y"].float_val) == [6]
     assert not loaded.metadata().signature_def["serving_default"].defaults
     with pytest.raises(tf.errors.InvalidArgumentError, match="input size does not match signature: 0!=1"):
@@ -80,7 +80,7 @@ def test_an_input_with_a_default_may_be_left_out(tmp_path):
 def test_a_file_is_no_version(tmp_path):
     (tmp_path / "2").write_text("")
     with pytest.raises(tf.errors.FailedPreconditionError) as refused:
-        Servable.load("p", 2, tmp_path / "2", Options())
+        Servable.load("p", 2, tmp_path / "2", ServableOptions())
     assert refused.value.message == (
         "Error while attempting to reserve resources to load servable {name: p version: 2}: "
         f"{tmp_path}/2; Not a directory"
@@ -112,7 +112,7 @@ def test_batching_is_of_all_methods():
     seen = []
     parameters = BatchingParameters(max_batch_size={"value": 2}, batch_timeout_micros={"value": 60_000_000})
     batching = Batching(threads, parameters, observe=lambda *what: seen.append(what))
-    loaded = Servable.load("m", 1, half_plus(1), Options(batching=batching))
+    loaded = Servable.load("m", 1, half_plus(1), ServableOptions(batching=batching))
     asked = regression_pb2.RegressionRequest(model_spec={"signature_name": "regress"})
     asked.input.example_list.examples.add().features.feature["x"].float_list.value.append(2)
     with futures.ThreadPoolExecutor(2) as pool:
@@ -129,5 +129,5 @@ def test_a_version_whose_batching_makes_no_sense_is_not_loaded():
     threads = Threads(1)
     batching = Batching(threads, BatchingParameters(max_batch_size={"value": 0}))
     with pytest.raises(tf.errors.InvalidArgumentError, match="max_batch_size must be positive; was 0"):
-        Servable.load("m", 1, plus(1), Options(batching=batching))
+        Servable.load("m", 1, plus(1), ServableOptions(batching=batching))
     threads.close()

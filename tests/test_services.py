@@ -21,8 +21,9 @@ from serving.grpc_server import serve
 from serving.guard import Guard
 from serving.keys import KeyFile, line, make_key
 from serving.lifecycle import Lifecycle, Retries
+from serving.runtime import Runtime
 from serving.services import Services
-from tests.grpc_serving import PREDICT, Seen, half_sent, load, request, serving
+from tests.grpc_serving import PREDICT, Seen, half_sent, load, request, serving, until
 from tests.small_models import plus
 
 
@@ -102,6 +103,41 @@ def wait_until(calls, count):
     return [call for call in calls if call.done()], [call for call in calls if not call.done()]
 
 
+@pytest.mark.parametrize("end", [lambda call: call.cancel(), next], ids=["cancelled", "read"])
+def test_an_answer_that_nobody_reads_keeps_its_place_until_it_is_read_or_its_caller_goes(end):
+    seen, x = Seen(), np.zeros(2**20, np.float32)
+    narrow = [("grpc.http2.bdp_probe", 0)]  # or the client takes megabytes before it reads them
+    with serving({"p": {1: plus(1)}}, max_calls=1, desk=Desk(observers=[seen]), client=narrow) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        unread = channel.unary_stream(PREDICT)(request(x=x).SerializeToString())
+        assert seen.ended.get(timeout=30)[1] == "OK"
+        short = request(x=np.zeros(1, np.float32))
+        assert {stub.Predict.future(short).code() for _ in range(50)} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        end(unread)
+        until(lambda: stub.Predict.future(short).code() == grpc.StatusCode.OK)
+
+
+def test_a_run_that_goes_on_for_nobody_keeps_its_place(tmp_path, monkeypatch):
+    run = Runtime.run
+    monkeypatch.setattr(Runtime, "run", lambda *what, **options: run(*what, **options | {"timeout": None}))
+    with serving({"p": {1: plus(1)}}, max_calls=1) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        left = stub.Predict.future(request("wait", gate=str(tmp_path / "gate")))
+        until(tmp_path.joinpath("gate.waiting").exists)
+        left.cancel()
+        short = request(x=np.zeros(1, np.float32))
+        assert {stub.Predict.future(short).code() for _ in range(50)} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        (tmp_path / "gate").touch()
+        until(lambda: stub.Predict.future(short).code() == grpc.StatusCode.OK)
+
+
+def test_clients_that_wait_for_each_answer_are_never_refused_for_their_last_one():
+    with serving({"p": {1: plus(1)}}, max_calls=4) as channel, futures.ThreadPoolExecutor(4) as pool:
+        stub, short = prediction_service_pb2_grpc.PredictionServiceStub(channel), request(x=np.zeros(1, np.float32))
+        asking = [pool.submit(lambda: [stub.Predict(short) for _ in range(200)]) for _ in range(4)]
+        assert sum(len(asked.result(60)) for asked in asking) == 800
+
+
 def test_calls_in_parallel_get_their_own_answers(channel):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     with futures.ThreadPoolExecutor(6) as pool:
@@ -134,11 +170,23 @@ def test_a_call_says_what_grpc_knows_and_what_is_learnt():
     assert (ok, missing) == ("OK", "NOT_FOUND")
 
 
+class Patient(Guard):
+    """Lets a call in when its caller has gone."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = threading.Event()
+
+    def check(self, call):
+        self.asked.set()
+        until(call.gone)
+
+
 def test_a_call_whose_caller_has_gone_is_not_computed():
-    seen = Seen(hold=True)
-    with serving({"p": {1: plus(1)}}, desk=Desk(observers=[seen])) as channel:
+    seen, guard = Seen(), Patient()
+    with serving({"p": {1: plus(1)}}, desk=Desk(observers=[seen], guard=guard)) as channel:
         call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future(request(x=np.float32([1])))
-        seen.began.get(timeout=30)
+        assert guard.asked.wait(30)
         call.cancel()
         ended, status = seen.ended.get(timeout=30)
     assert status == "CANCELLED"
@@ -150,7 +198,16 @@ def test_bytes_that_are_no_request_are_refused():
     with serving({}, desk=Desk(observers=[seen])) as channel, pytest.raises(grpc.RpcError):
         channel.unary_unary(PREDICT)(b"\xff\xff")
     call, status = seen.ended.get(timeout=30)
-    assert (call.refused, status) == (True, "INTERNAL")
+    assert (call.refused, status) == ("form", "INTERNAL")
+
+
+def test_a_message_that_is_too_large_for_grpc_is_told_of_as_if_its_caller_had_gone():
+    seen, small = Seen(), {"grpc.max_receive_message_length": 1000}
+    with serving({}, desk=Desk(observers=[seen]), arguments=small) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(PREDICT)(bytes(2000))
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    call, status = seen.ended.get(timeout=30)
+    assert (call.refused, status) == (None, "CANCELLED")
 
 
 def test_reload_is_passed_on():
@@ -193,13 +250,14 @@ def test_a_refused_call_is_told_of_and_its_request_is_not_waited_for(tmp_path):
     full = Desk(observers=[seen], admission=Admission(max_pending=1))
     full.admit(Call("Predict", "REST"))
     with half_sent() as requests:
-        for desk, calls, code in (
-            (locked, 7, grpc.StatusCode.UNAUTHENTICATED),
-            (full, 7, grpc.StatusCode.RESOURCE_EXHAUSTED),
-            (full, 0, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        for desk, calls, code, reason in (
+            (locked, 7, grpc.StatusCode.UNAUTHENTICATED, "key"),
+            (full, 7, grpc.StatusCode.RESOURCE_EXHAUSTED, "pending"),
+            (full, 0, grpc.StatusCode.RESOURCE_EXHAUSTED, "threads"),
         ):
             with serving({}, desk=desk, max_calls=calls) as channel:
                 refused = channel.stream_unary(PREDICT).future(requests())
                 assert refused.exception(timeout=60).code() == code
-                assert seen.ended.get(timeout=30)[1] == code.name
+                call, status = seen.ended.get(timeout=30)
+                assert (status, call.refused) == (code.name, reason)
     assert refused.details() == "Server Threadpool Exhausted"

@@ -1,3 +1,4 @@
+import itertools
 import threading
 import time
 from concurrent import futures
@@ -8,7 +9,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2
 
-from serving.batch_queue import Threads
+from serving.batch_queue import Queue, Threads
 from serving.call import Call
 from serving.runtime import Runtime
 from serving.server_config_pb2 import BatchingParameters
@@ -22,12 +23,13 @@ AT_ONCE = "max_batch_size { value: 4 } batch_timeout_micros { value: 0 }"
 
 @pytest.fixture(scope="module")
 def runtime():
-    """y = 2 x, total = the sum of x, and held = x once the file of that name exists."""
+    """y = 2 x, z = -x, w = x + 1, total = the sum of x, and held = x once the file of that name exists."""
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, None, name="x")
         gate = tf.compat.v1.placeholder(tf.string, [None], name="gate")
         tf.multiply(x, 2.0, name="y")
         tf.negative(x, name="z")
+        tf.add(x, 1.0, name="w")
         tf.reduce_sum(x, name="total")
         tf.slice(x, [0], [1], name="first")
         found = lambda *_: [tf.size(tf.io.matching_files(gate))]  # noqa: E731
@@ -54,26 +56,32 @@ def pool():
 class Batched:
     """A version's batching, what it observes, and requests to it in threads of their own."""
 
-    def __init__(self, runtime, threads, pool, parameters):
+    def __init__(self, runtime, threads, pool, queued, parameters):
         self.seen = []
+        self._queued = queued
         parameters = text_format.Parse(parameters, BatchingParameters())
         observe = lambda *what: self.seen.append(what)  # noqa: E731
         self._batching = SessionBatching(runtime, threads, parameters, observe)
         self._pool = pool
 
     def ask(self, x, fetch="y:0", feed="x:0", call=None):
-        run = lambda: self._batching.run({feed: np.asarray(x)}, [fetch], call)[0]  # noqa: E731
-        return self._pool.submit(run)
+        return self.ask_all(x, [fetch], feed, call, take=lambda answers: answers[0])
+
+    def ask_all(self, x, fetches, feed="x:0", call=None, take=list):
+        return self._pool.submit(lambda: take(self._batching.run({feed: np.asarray(x)}, fetches, call)))
 
     def ask_in_order(self, *requests, **options):
         """Each is queued before the next."""
         asked = []
         for request in requests:
-            before = self._batching.waiting()
+            before = len(self._queued)
             new = self.ask(request, **options)
-            wait_for(lambda before=before, new=new: self._batching.waiting() > before or new.done())
+            wait_for(lambda before=before, new=new: len(self._queued) > before or new.done())
             asked.append(new)
         return asked
+
+    def queues(self):
+        return len(self._batching._queues)
 
     def values(self, name):
         return [value for key, value, _labels in self.seen if key == name]
@@ -87,8 +95,15 @@ def wait_for(condition):
 
 
 @pytest.fixture
-def batched(runtime, threads, pool):
-    return lambda parameters: Batched(runtime, threads, pool, parameters)
+def batched(runtime, threads, pool, monkeypatch):
+    put, queued = Queue.put, []
+
+    def put_and_tell(queue, task):
+        put(queue, task)
+        queued.append(task)
+
+    monkeypatch.setattr(Queue, "put", put_and_tell)
+    return lambda parameters: Batched(runtime, threads, pool, queued, parameters)
 
 
 @pytest.fixture
@@ -129,6 +144,28 @@ def test_what_others_fetch_is_not_joined(batched):
     asked = [four.ask(f(1, 2)), four.ask(f(1, 2, 3, 4), "z:0"), four.ask(f(3, 4))]
     assert [request.result(60).tolist() for request in asked] == [[2, 4], [-1, -2, -3, -4], [6, 8]]
     assert sorted(four.values("processed_batch_size")) == [4, 4]
+
+
+def test_what_clients_pick_to_fetch_leaves_nothing_behind(batched):
+    four = batched(AT_ONCE)
+    outputs = {"y:0": [2, 4], "z:0": [-1, -2], "w:0": [2, 3]}
+    ways = [way for count in (1, 2, 3) for way in itertools.permutations(outputs, count)]
+    asked = [(way, four.ask_all(f(1, 2), way)) for way in 10 * ways]
+    for way, request in asked:
+        assert [array.tolist() for array in request.result(60)] == [outputs[name] for name in way]
+    assert four.queues() == 0
+    assert error_of(four.ask(f(1, 2, 3, 4, 5)))[0] is tf.errors.InvalidArgumentError
+    assert four.queues() == 0
+
+
+def test_a_queue_is_kept_while_something_waits_in_it(batched, hold):
+    many = batched(AT_ONCE + " max_enqueued_batches { value: 2 }")
+    asked = many.ask_in_order(f(1, 2, 3), f(4, 5, 6))
+    assert many.queues() == 1
+    assert error_of(many.ask(f(7, 8)))[0] is tf.errors.UnavailableError
+    hold()
+    assert [request.result(60).tolist() for request in asked] == [[2, 4, 6], [8, 10, 12]]
+    assert many.queues() == 0
 
 
 def test_a_lone_request_waits_the_timeout(batched):
@@ -281,8 +318,9 @@ def test_a_defect_before_the_run_is_told_and_the_thread_works_on(batched, caplog
         raise RuntimeError("a defect")
 
     asked = [two.ask(f(1), call=Call("Predict", "GRPC", gone=defect)), two.ask(f(2))]
-    assert {error_of(request) for request in asked} == {(tf.errors.InternalError, "RuntimeError: a defect")}
-    assert "A batch: a defect of the server" in caplog.text
+    text = "The server failed at this request; its log says why"
+    assert {error_of(request) for request in asked} == {(tf.errors.InternalError, text)}
+    assert "RuntimeError: a defect" in caplog.text
     assert two.ask(f(1, 2)).result(60).tolist() == [2, 4]
 
 
@@ -294,15 +332,21 @@ def test_the_time_in_the_queue_is_told_under_the_name_of_the_pool(batched):
     ]
 
 
-def test_a_batch_runs_as_long_as_its_last_deadline(batched, tmp_path):
+@pytest.mark.parametrize("last", [1200, None])
+def test_a_batch_runs_as_long_as_its_last_deadline(batched, runtime, monkeypatch, last):
+    run, timeouts = runtime.run, []
+
+    def noted(*what, timeout):
+        timeouts.append(timeout)
+        return run(*what, timeout=timeout)
+
+    monkeypatch.setattr(runtime, "run", noted)
     two = batched("max_batch_size { value: 2 } batch_timeout_micros { value: 60000000 }")
-    gate = str(tmp_path / "gate").encode()
-    calls = [Call("Predict", "GRPC", deadline=time.monotonic() + seconds) for seconds in (2, 60)]
-    asked = [two.ask([gate], "held:0", "gate:0", call) for call in calls]
-    wait_for(lambda: calls[0].remaining() < -0.1 and two.values("wrapped_run_count"))
-    assert not any(request.done() for request in asked)
-    (tmp_path / "gate").touch()
-    assert [request.result(60).shape for request in asked] == [(1,), (1,)]
+    deadlines = [time.monotonic() + 600, None if last is None else time.monotonic() + last]
+    asked = [two.ask(f(1), call=Call("Predict", "GRPC", deadline=deadline)) for deadline in deadlines]
+    assert [request.result(60).tolist() for request in asked] == [[2], [2]]
+    (timeout,) = timeouts
+    assert timeout is None if last is None else 600 < timeout <= 1200
 
 
 def test_a_run_ends_at_its_deadline(batched, tmp_path):

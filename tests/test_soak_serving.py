@@ -1,10 +1,12 @@
 """What a soak counts and how it judges; `make soak` is the soak."""
 
+import json
 import threading
+import time
 
 import pytest
 
-from benchmarks.crowd import Gate
+from benchmarks.crowd import Crowd, Gate
 from benchmarks.raw_client import LOST, Reply
 from benchmarks.server_process import faults
 from benchmarks.soak_serving import Settings, problems
@@ -41,6 +43,32 @@ def test_a_right_answer_counts_as_answered():
 def test_a_wrong_answer_is_told_from_a_failure(ask, content, told):
     tally = count(ask, Reply("OK", content))
     assert (tally.answered, tally.wrong, tally.details) == (0, 1, [told])
+
+
+@pytest.mark.parametrize(
+    ("ask", "content", "told"),
+    [
+        (Ask("rest", "", b"", "200", lambda content: json.loads(content)["outputs"]), b"{", "JSONDecodeError"),
+        (Ask("rest", "", b"", "200", lambda content: json.loads(content)["outputs"]), b"{}", "KeyError: 'outputs'"),
+        (Ask("rest", "", b"", "200", lambda content: json.loads(content)["outputs"]), b"[]", "TypeError"),
+        (Ask("grpc", "/Predict", b"", wrong=wire_pb2.PredictResponse.FromString), b"\xff", "DecodeError"),
+    ],
+)
+def test_an_answer_that_is_malformed_is_wrong(ask, content, told):
+    tally = count(ask, Reply(ask.code, content))
+    assert (tally.sent, tally.wrong) == (1, 1)
+    assert tally.details[0].startswith(f"{ask.name}: the answer is malformed: {told}")
+
+
+def test_a_client_that_ends_by_a_defect_is_told(caplog):
+    crowd = Crowd("localhost:1", "localhost:1", [PREDICT], Tally(), seed=0)  # it has no REST request to choose from
+    crowd.start(grpc=0, rest=1)
+    deadline = time.monotonic() + 60
+    while not any(defect.startswith("client-0: IndexError: ") for defect in crowd.defects):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    crowd.stop()
+    assert "A client has ended" in caplog.text
 
 
 def test_an_answer_of_another_version_than_was_asked_for_is_wrong():

@@ -131,6 +131,7 @@ def test_https_does_the_same():
         ({"server_key": ""}, "server_key is empty"),
         ({"server_cert": ""}, "server_cert is empty"),
         ({"custom_ca": "nonsense"}, "custom_ca holds no certificate"),
+        ({"custom_ca": "Zürich"}, "custom_ca holds no certificate .*ASCII"),
         ({"client_verify": True}, "client_verify is true and custom_ca is empty, so that no client could connect"),
     ],
 )

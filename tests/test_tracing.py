@@ -10,6 +10,7 @@ from serving.call import Call
 from serving.desk import Desk
 from serving.tracing import Tracing
 from tests.collector import collecting
+from tests.desks import serve
 from tests.standin import closed_address
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -20,7 +21,7 @@ def traced(call, answer):
     with collecting() as (collector, address):
         tracing = Tracing(address)
         with contextlib.suppress(ZeroDivisionError):
-            Desk(observers=[tracing]).serve(call, answer)
+            serve(Desk(observers=[tracing]), call, answer)
         tracing.close()
     assert collector.services <= {"vit22b-serving"}
     return {span.name: span for span in collector.spans}
@@ -75,7 +76,7 @@ def test_a_collector_that_is_not_there_holds_up_neither_requests_nor_the_exit():
     tracing = Tracing(f"http://{closed_address()}")
     desk = Desk(observers=[tracing])
     for _ in range(5000):  # more than fit in the exporter's queue
-        desk.serve(Call("Predict", "GRPC"), lambda: None)
+        serve(desk, Call("Predict", "GRPC"), lambda: None)
     closing = threading.Thread(target=tracing.close, kwargs={"seconds": 0.5}, daemon=True)
     closing.start()
     closing.join(20)  # the library alone waits 30

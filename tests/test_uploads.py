@@ -1,5 +1,3 @@
-import time
-
 import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -9,7 +7,7 @@ from serving import services
 from serving.desk import Desk
 from serving.health import Health
 from serving.uploads import Uploads
-from tests.grpc_serving import PREDICT, Seen, half_sent, request, serving
+from tests.grpc_serving import PREDICT, Seen, half_sent, request, serving, until
 from tests.small_models import plus
 
 
@@ -47,17 +45,13 @@ def predict(channel):
 
 def test_calls_that_send_no_request_hold_up_neither_calls_nor_health(monkeypatch):
     monkeypatch.setattr(services, "_UPLOADS", 4)
-    seen = Seen()
-    health, desk = Health(), Desk(observers=[seen])
+    health, desk = Health(), Desk()
     with serving({"p": {1: plus(1)}}, max_calls=1, health=health, desk=desk) as channel, half_sent() as requests:
         waiting = [channel.stream_unary(PREDICT).future(requests()) for _ in range(3)]
-        for _ in waiting:
-            seen.began.get(timeout=30)
+        until(lambda: desk.admission.waiting == 3)
         assert [predict(channel) for _ in range(5)] == ["OK"] * 5
-        for _ in range(5):
-            seen.began.get(timeout=30)
         waiting.append(channel.stream_unary(PREDICT).future(requests()))
-        seen.began.get(timeout=30)
+        until(lambda: desk.admission.waiting == 4)
         until(lambda: predict(channel) == "RESOURCE_EXHAUSTED")
         check = health_pb2_grpc.HealthStub(channel).Check
         assert check(health_pb2.HealthCheckRequest(), timeout=60).status == health_pb2.HealthCheckResponse.SERVING
@@ -79,9 +73,3 @@ def test_a_call_that_sends_no_request_ends_with_its_deadline():
         call = channel.stream_unary(PREDICT).future(requests(), timeout=0.5)
         assert call.exception(timeout=60).code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert seen.ended.get(timeout=30)[1] == "CANCELLED"
-
-
-def until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end

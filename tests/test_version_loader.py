@@ -1,7 +1,9 @@
+import errno
+
 import pytest
 import tensorflow as tf
 
-from serving import metrics_page, version_loader, warmup
+from serving import metrics_page, saved_model, version_loader, warmup
 from serving.flags import Flags
 from serving.monitoring import Monitoring
 from serving.servable import Servable
@@ -41,6 +43,18 @@ def test_loads_are_counted(tmp_path):
     load = version_loader.loader(Flags(), monitoring)
     load("p", 1, put(plus(1), tmp_path, 1)).close()
     assert monitoring.values([ATTEMPTS]) == {ATTEMPTS: 1}
+
+
+def test_a_load_that_the_file_system_fails_is_counted_too(tmp_path, monkeypatch):
+    monitoring = Monitoring()
+
+    def fail(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(saved_model, "read_meta_graph", fail)  # a disk that is broken
+    with pytest.raises(OSError, match="Input/output error"):
+        version_loader.loader(Flags(), monitoring)("p", 1, put(plus(1), tmp_path, 1))
+    assert f'load_attempt_count{{model_path="{tmp_path}/1",status="fail"}} 1' in metrics_page.text(monitoring)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export import artefact
 from serving import saved_model
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
 from tests.artefacts import ROOT
 from vit22b import version_window
 
@@ -83,7 +83,7 @@ def test_what_is_too_new_is_refused_before_it_is_loaded_with_the_remedy(version,
     with pytest.raises(artefact.WindowError, match=message):
         artefact.load(version)
     with pytest.raises(saved_model.WindowError, match=f"{version}: TensorFlow .* {message}"):
-        Servable.load("digits", 1, version, Options())
+        Servable.load("digits", 1, version, ServableOptions())
 
 
 @pytest.mark.parametrize(("days", "told"), [(-1, True), (29, True), (31, False)])

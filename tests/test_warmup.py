@@ -4,7 +4,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import warmup
-from serving.servable import Options, Servable
+from serving.servable import Servable, ServableOptions
 from tests.manifests import manifest
 from tests.small_models import half_plus, plus
 from vit22b.signature import MANIFEST_FILE, WARMUP_FILE
@@ -12,7 +12,7 @@ from vit22b.signature import MANIFEST_FILE, WARMUP_FILE
 
 @pytest.fixture(scope="module")
 def servable():
-    loaded = Servable.load("m", 1, plus(1), Options())
+    loaded = Servable.load("m", 1, plus(1), ServableOptions())
     yield loaded
     loaded.close()
 
@@ -95,7 +95,7 @@ def of_examples(kind, signature, *, features=("x",)):
 
 
 def test_records_of_every_method_are_replayed(tmp_path):
-    loaded = Servable.load("m", 1, half_plus(1), Options())
+    loaded = Servable.load("m", 1, half_plus(1), ServableOptions())
     kinds = [("classify_log", "classify"), ("regress_log", "regress"), ("multi_inference_log", "")]
     write(tmp_path, *[of_examples(*kind) for kind in kinds])
     assert warmup.warm_up(loaded, tmp_path, check_golden=True) == 3
@@ -113,7 +113,7 @@ def test_a_record_of_a_method_that_does_not_fit_fails_the_warm_up(servable, tmp_
 
 
 def test_each_record_is_replayed_as_often_as_it_is_asked_for(tmp_path):
-    loaded = Servable.load("m", 1, plus(1), Options())
+    loaded = Servable.load("m", 1, plus(1), ServableOptions())
     runs = []
     run = loaded._runtime.run
     loaded._runtime.run = lambda *what, **how: runs.append(what) or run(*what, **how)

@@ -23,15 +23,14 @@ from serving.text_protos import read_text_proto
 Pages = Mapping[str, Callable[[], tuple[str, str]]]  # path -> content type and text
 
 
-class Reception:
-    """A server's desk and pages.
+class Operations:
+    """Keys, limits, metrics, logs, traces and pages.
 
     Attributes:
-        desk: that every request passes.
-        monitoring: the metrics.
+        desk: that every request passes; it has all of them but the pages.
     """
 
-    def __init__(self, options: Flags, monitoring: Monitoring):
+    def __init__(self, flags: Flags, monitoring: Monitoring):
         """Sets up what the flags ask for.
 
         Raises:
@@ -39,16 +38,16 @@ class Reception:
         """
         self._monitoring = monitoring
         self._rates = Rates(names=monitoring.names)
-        self._metrics_path = _metrics_path(options)
-        self._statusz = options.statusz
+        self._metrics_path = _metrics_path(flags)
+        self._statusz = flags.statusz
         self._ends: list[Callable[[], None]] = []
         guard = Guard(
-            keys=_keys("api_keys_file", options),
-            admin_keys=_keys("admin_keys_file", options),
-            admin_port=bool(options.admin_port),
+            keys=_keys("api_keys_file", flags),
+            admin_keys=_keys("admin_keys_file", flags),
+            admin_port=bool(flags.admin_port),
         )
         self.desk = Desk(
-            admission=Admission(max_pending=options.max_pending), guard=guard, observers=self._observers(options)
+            admission=Admission(max_pending=flags.max_pending), guard=guard, observers=self._observers(flags)
         )
         monitoring.watch("/vit22b/serving/queue_depth", lambda: self.desk.admission.waiting)
         monitoring.watch("/vit22b/serving/requests_running", lambda: self.desk.admission.running)
@@ -71,17 +70,17 @@ class Reception:
         for end in self._ends:
             end()
 
-    def _observers(self, options: Flags) -> list[Observer]:
+    def _observers(self, flags: Flags) -> list[Observer]:
         observers: list[Observer] = [self._monitoring, self._rates]
-        if options.request_log:
+        if flags.request_log:
             log = RequestLog(sys.stdout)
             self._ends.append(log.close)
             observers.append(log)
-        if options.otlp_endpoint:
+        if flags.otlp_endpoint:
             from serving.tracing import Tracing
 
             try:
-                tracing = Tracing(options.otlp_endpoint)
+                tracing = Tracing(flags.otlp_endpoint)
             except ValueError as error:
                 raise invalid(str(error)) from error
             self._ends.append(tracing.close)
@@ -89,16 +88,16 @@ class Reception:
         return observers
 
 
-def _metrics_path(options: Flags) -> str:
+def _metrics_path(flags: Flags) -> str:
     """Where the metrics are shown; empty for nowhere."""
-    if not options.monitoring_config_file:
+    if not flags.monitoring_config_file:
         return ""
-    config = read_text_proto(options.monitoring_config_file, MonitoringConfig()).prometheus_config
+    config = read_text_proto(flags.monitoring_config_file, MonitoringConfig()).prometheus_config
     return (config.path or metrics_page.PATH) if config.enable else ""
 
 
-def _keys(name: str, options: Flags) -> KeyFile | None:
-    path = getattr(options, name)
+def _keys(name: str, flags: Flags) -> KeyFile | None:
+    path = getattr(flags, name)
     if not path:
         return None
     try:
