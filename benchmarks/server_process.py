@@ -4,6 +4,7 @@ Beside the walk SavedModel -> [server] -> client: every program here that asks a
 that what is proven and measured is what users run.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Self
 ROOT = Path(__file__).parents[1]
 _PROGRAM = ROOT / "serving" / "model_server.py"
 _LOOK = 0.02  # seconds between two looks at the log
+_OF_RUNS = ("tf_Compute", "batch_threads", "llvm-worker")  # as the kernel has their names
 # What a server writes of a mistake of its own: of a handler, of a thread, of aiohttp, of the C++ below.
 _FAULT = re.compile(
     r"Traceback \(most recent call last\)|[Dd]efect|Exception (calling application|in thread)"
@@ -32,11 +34,19 @@ class ServerError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """What a process has: bytes of memory, open file descriptors, threads."""
+    """What a server's process has.
+
+    Attributes:
+        rss_bytes: memory.
+        descriptors: open files and sockets.
+        threads: all but the following ones.
+        threads_of_runs: that TensorFlow starts for what a version runs at once, and ends with the version.
+    """
 
     rss_bytes: int
     descriptors: int
     threads: int
+    threads_of_runs: int
 
 
 class ServerProcess:
@@ -103,8 +113,13 @@ class ServerProcess:
     def usage(self) -> Usage:
         """What it has now."""
         proc = Path("/proc") / str(self._process.pid)
-        status = dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", (proc / "status").read_text(), re.M))
-        return Usage(int(status["VmRSS"]) * 1024, len(list((proc / "fd").iterdir())), int(status["Threads"]))
+        (kilobytes,) = re.findall(r"^VmRSS:\s+(\d+)", (proc / "status").read_text(), re.M)
+        names = []
+        for thread in (proc / "task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                names.append((thread / "comm").read_text().strip())
+        of_runs = sum(name.startswith(_OF_RUNS) for name in names)
+        return Usage(int(kilobytes) * 1024, len(list((proc / "fd").iterdir())), len(names) - of_runs, of_runs)
 
     def terminate(self) -> None:
         """Sends SIGTERM."""

@@ -92,7 +92,7 @@ class Server:
     start_seconds = 1.0
 
     def usage(self):
-        return Usage(1, 1, 1)
+        return Usage(1, 1, 1, 1)
 
 
 class Orders:
