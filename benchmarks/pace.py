@@ -15,7 +15,7 @@ _PATIENCE = 60.0  # seconds, for what is still under way at the end
 
 
 def closed_loop(callers: Sequence[Callable[[], bool]], seconds: float) -> dict[str, Any]:
-    """Every caller calls again as soon as it has its answer, and all have their last one.
+    """Every caller calls at least once, and again as soon as it has its answer; all have their last one.
 
     Args:
         callers: functions that make a request each and wait; False is a failure.
@@ -30,9 +30,13 @@ def closed_loop(callers: Sequence[Callable[[], bool]], seconds: float) -> dict[s
     end = begin + seconds
 
     def run(number: int) -> None:
-        while (start := time.perf_counter()) < end:
-            if callers[number]():
-                latencies[number].append(time.perf_counter() - start)
+        now = begin  # so that each calls once, however late its thread starts
+        while now < end:
+            start = time.perf_counter()
+            answered = callers[number]()
+            now = time.perf_counter()
+            if answered:
+                latencies[number].append(now - start)
             else:
                 failed[number] += 1
 
