@@ -80,7 +80,7 @@ def main(settings: Settings) -> int:
         fuzz.end()
     print(f"{fuzz.sent} requests: {dict(fuzz.codes.most_common())}")
     if not fuzz.problems:
-        print(f"each was answered, and {fuzz.compared} neighbours as before")
+        print(f"each whole one was answered, and {fuzz.compared} neighbours as before; {LOST} are requests cut short")
     return 1 if fuzz.problems else 0
 
 

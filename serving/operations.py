@@ -102,5 +102,7 @@ def _keys(name: str, flags: Flags) -> KeyFile | None:
         return None
     try:
         return KeyFile(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise invalid(f"--{name}={path}: {error.strerror}") from error
+    except ValueError as error:
         raise invalid(f"--{name}={path}: {error}") from error

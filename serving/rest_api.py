@@ -103,7 +103,11 @@ class RestApi:
         if route.error is not None:
             raise invalid(route.error)
         call.check()
-        body = rest_body.inflate(body, call.metadata.get("content-encoding", ""), self._max_body_bytes)
+        try:
+            body = rest_body.inflate(body, call.metadata.get("content-encoding", ""), self._max_body_bytes)
+        except rest_body.TooLargeError:
+            call.refused = "size"
+            raise
         return self._methods[route.api](route, body, call)
 
     def _predict(self, route: Route, body: bytes, call: Call) -> bytes:

@@ -345,12 +345,14 @@ def test_what_becomes_of_an_admitted_request_is_told(answers):
 
 
 def test_a_body_that_is_too_large_once_it_is_inflated_is_refused(answers):
-    api, body = RestApi(answers, Desk(), 30, 1000), b'{"instances":[1.0]%b}'
+    observed = Observed()
+    api, body = RestApi(answers, Desk(observers=[observed]), 30, 1000), b'{"instances":[1.0]%b}'
     gzipped = {"content-encoding": "gzip"}
     assert reply(api, gzip.compress(body % (b" " * 900)), headers=gzipped).status == 200
     assert reply(api, gzip.compress(body % (b" " * (1001 - len(body) + 2))), headers=gzipped) == Reply(
         413, b'{\n    "error": "Received message larger than max (more, once it is inflated, vs. 1000)"\n}'
     )
+    assert [call.refused for call, _ in observed.calls] == [None, "size"]
 
 
 def test_the_version_that_says_what_the_inputs_are_is_the_one_that_answers(answers, monkeypatch):
