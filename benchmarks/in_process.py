@@ -4,8 +4,9 @@
 
 For benchmarks/serving.py, in the place of the server on the walk SavedModel -> [server] -> client. The same code loads
 the version as in the server, and the requests' arrays are fed to it as they are, with no wire before or behind. Behind
-a port of grpcio's own server, which has a handler of three lines, it shows what the transport takes before there is
-anything of ours. Orders come as orders.py has them.
+a port of grpcio's own server, which has a handler with nothing around it, it shows what the transport takes before
+there is anything of ours. TensorFlow allocates as it does by default; what the server's setting costs is the server's.
+Orders come as orders.py has them.
 """
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
@@ -13,8 +14,8 @@ import functools
 import logging
 import re
 import sys
-from pathlib import Path
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc

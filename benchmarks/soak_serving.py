@@ -31,7 +31,7 @@ from vit22b import program
 MODEL = "vit"
 BATCH_SIZES = (4,)
 GROWTH = 0.05  # of the memory, that is allowed
-GROWTH_OF_RUNS = 0.5  # of the threads of a new version: how many its warm-up runs at once is chance, a leak is more
+GROWTH_OF_RUNS = 0.25  # of the threads of a new version: how many its warm-up runs at once is chance, a leak is more
 _SETTLING = 10  # looks at most, until connections and threads that have ended are gone
 _EVERY = 10.0  # seconds between two lines
 _LARGE = 5000  # pixels a side of the images that are under way when SIGTERM comes
@@ -126,18 +126,8 @@ def soak(
     return {
         "seconds": round(seconds, 1),
         "requests_per_second": round(rate, 1),
-        "sent": tally.sent,
-        "answered": tally.answered,
-        "failed": [
-            {"api": api, "code": failure, "expected": expected, "times": times}
-            for (api, failure, expected), times in sorted(tally.failed.items())
-        ],
-        "abandoned": tally.abandoned,
-        "refused_at_the_end": tally.refused_at_the_end,
-        "wrong_answers": tally.wrong,
-        "lost": tally.lost,
-        "details": tally.details + crowd.defects,
-        "slowest_seconds": {api: round(seconds, 3) for api, seconds in sorted(tally.slowest.items())},
+        **tally.fields(),
+        "clients_that_died": crowd.defects,
         "versions_switched": rollout.switched,
         "broken_versions_refused": rollout.refused,
         **_fields("start", start),
@@ -218,7 +208,7 @@ def problems(report: dict[str, Any]) -> list[str]:
         for failure in report["failed"]
         if not failure["expected"]
     ]
-    found += report["details"]
+    found += report["details"] + report["clients_that_died"]
     if report["rss_growth"] > GROWTH:
         found.append(f"the memory has grown by {report['rss_growth']:.1%}; expected at most {GROWTH:.0%}")
     for name, allowed in (("descriptors", 0.0), ("threads", 0.0), ("threads_of_runs", GROWTH_OF_RUNS)):

@@ -9,6 +9,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -124,6 +125,23 @@ class Tally:
         with self._lock:
             self.sent += 1
             self.abandoned += 1
+
+    def fields(self) -> dict[str, Any]:
+        """Of a report: see build/soak/report.json in docs/reports.md."""
+        return {
+            "sent": self.sent,
+            "answered": self.answered,
+            "failed": [
+                {"api": api, "code": code, "expected": expected, "times": times}
+                for (api, code, expected), times in sorted(self.failed.items())
+            ],
+            "abandoned": self.abandoned,
+            "refused_at_the_end": self.refused_at_the_end,
+            "wrong_answers": self.wrong,
+            "lost": self.lost,
+            "details": self.details,
+            "slowest_seconds": {api: round(seconds, 3) for api, seconds in sorted(self.slowest.items())},
+        }
 
     def _wrong(self, sent: Sent, reply: Reply) -> str:
         if reply.code not in ("OK", "200"):

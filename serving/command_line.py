@@ -17,6 +17,27 @@ from serving.flags import Flags
 
 EXIT_CODE = 255  # of a command line that is wrong, and of --help
 
+_INT32 = 2**31 - 1  # the type of the real server's numbers; a wait of more seconds is beyond Python, too
+_PORT = (0, 65535, "0 to 65535")
+_SOME = (1, _INT32, f"1 to {_INT32}")
+_ANY = (0, _INT32, f"0 to {_INT32}")
+_BOUNDS: dict[str, tuple[float, float, str]] = {
+    "port": _PORT,
+    "rest_api_port": _PORT,
+    "admin_port": _PORT,
+    "grpc_max_threads": (2, _INT32, f"2 to {_INT32}, since one takes requests in"),
+    "rest_api_num_threads": _SOME,
+    "rest_api_timeout_in_ms": _SOME,
+    "max_pending": _SOME,
+    "file_system_poll_wait_seconds": _ANY,
+    "model_config_file_poll_wait_seconds": _ANY,
+    "num_load_threads": _ANY,
+    "num_unload_threads": _ANY,
+    "drain_seconds": _ANY,
+    "max_message_bytes": (0, _INT32, f"0 to {_INT32}, which is gRPC's own bound"),
+    "per_process_gpu_memory_fraction": (0, 1, "0 to 1"),
+}
+
 
 def parse(arguments: Sequence[str]) -> Flags:
     """Reads a command line, without the program's name.
@@ -101,28 +122,6 @@ def _unknown(argument: str) -> str:
     near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(Flags)], n=1, cutoff=0.0)
     dashes = "" if written == f"--{name}" else "a flag begins with two dashes, "
     return f"unknown flag {written}; {dashes}the nearest known one is --{near[0]}"
-
-
-_INT32 = 2**31 - 1  # the type of the real server's numbers; a wait of more seconds is beyond Python, too
-_PORT = (0, 65535, "0 to 65535")
-_SOME = (1, _INT32, f"1 to {_INT32}")
-_ANY = (0, _INT32, f"0 to {_INT32}")
-_BOUNDS: dict[str, tuple[float, float, str]] = {
-    "port": _PORT,
-    "rest_api_port": _PORT,
-    "admin_port": _PORT,
-    "grpc_max_threads": (2, _INT32, f"2 to {_INT32}, since one takes requests in"),
-    "rest_api_num_threads": _SOME,
-    "rest_api_timeout_in_ms": _SOME,
-    "max_pending": _SOME,
-    "file_system_poll_wait_seconds": _ANY,
-    "model_config_file_poll_wait_seconds": _ANY,
-    "num_load_threads": _ANY,
-    "num_unload_threads": _ANY,
-    "drain_seconds": _ANY,
-    "max_message_bytes": (0, _INT32, f"0 to {_INT32}, which is gRPC's own bound"),
-    "per_process_gpu_memory_fraction": (0, 1, "0 to 1"),
-}
 
 
 def _check(flags: Flags) -> None:

@@ -73,7 +73,7 @@ def _serve(flags: Flags, stop: threading.Event) -> None:
     models = Models(lifecycle, stop, ModelsOptions.of(flags), monitoring.values)
     operations = Operations(flags, monitoring)
     ports = Ports(flags, Answers(lifecycle), operations.desk, models.reload, operations.pages(lifecycle))
-    gc.freeze()  # what was imported stays: a collection need not walk it, which takes longer than to parse an image
+    gc.freeze()  # what was imported stays, and no collection need walk it, which large bodies of JSON bring about
     models.start(config)
     if flags.model_config_file and flags.model_config_file_poll_wait_seconds:
         models.follow_file(flags.model_config_file, flags.model_config_file_poll_wait_seconds)

@@ -217,7 +217,7 @@ class Handler:
                     if patience:
                         alarm.reschedule(start + patience + size / _SLOWEST)
         except TimeoutError as error:
-            raise tf.errors.DeadlineExceededError(None, None, "The body did not come") from error
+            raise late() from error
         return b"".join(parts)
 
 

@@ -29,7 +29,7 @@ from serving.answers import Answers
 from serving.call import Call, Reason, cut
 from serving.desk import Desk
 from serving.slots import Slots
-from serving.status import cancelled, defect, exhausted, going_down, internal, late
+from serving.status import LATE, cancelled, defect, exhausted, going_down, internal
 from serving.uploads import Uploads
 
 Reload = Callable[[model_management_pb2.ReloadConfigRequest, Call], model_management_pb2.ReloadConfigResponse]
@@ -228,7 +228,7 @@ def _call(api: str, context: grpc.ServicerContext, *, admin: bool) -> Call:
 
 def _abort(context: grpc.ServicerContext, error: tf.errors.OpError) -> NoReturn:
     code = _CODES[error.error_code]
-    details = late().message if code is grpc.StatusCode.DEADLINE_EXCEEDED else error.message
+    details = LATE if code is grpc.StatusCode.DEADLINE_EXCEEDED else error.message
     if len(details) > _MAX_DETAILS:
         details = details[:_MAX_DETAILS] + "...TRUNCATED"
     context.abort(code, details)

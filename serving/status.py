@@ -7,6 +7,7 @@ of gRPC; their message is the text that the caller sees.
 import tensorflow as tf
 
 THREADS = "Server Threadpool Exhausted"  # no thread is free for a call
+LATE = "Deadline Exceeded"
 
 _CODES = {value: name for name, value in vars(tf.errors).items() if name.isupper() and isinstance(value, int)}
 _OF_FILES = {
@@ -49,7 +50,7 @@ def exhausted(text: str = THREADS) -> tf.errors.ResourceExhaustedError:
 
 def late() -> tf.errors.DeadlineExceededError:
     """DEADLINE_EXCEEDED, of a request whose time is up."""
-    return tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")
+    return tf.errors.DeadlineExceededError(None, None, LATE)
 
 
 def cancelled() -> tf.errors.CancelledError:

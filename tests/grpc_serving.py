@@ -3,7 +3,6 @@
 import contextlib
 import queue
 import threading
-import time
 
 import grpc
 import tensorflow as tf
@@ -42,14 +41,6 @@ def serving(models, *, max_calls=7, health=None, desk=None, reload=None, argumen
     server.stop(None).wait()
     for name in models:
         aspire(lifecycle, name, {})
-
-
-def until(condition):
-    """Waits for what is to come."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving import health as module
 from serving.health import Health
-from tests.grpc_serving import half_sent, serving, until
+from tests.grpc_serving import half_sent, serving
+from tests.waiting import until
 
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 SERVING = health_pb2.HealthCheckResponse.SERVING

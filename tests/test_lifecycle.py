@@ -16,6 +16,7 @@ from serving.servable import Servable, ServableOptions
 from serving.warmup import GoldenError
 from tests.lifecycles import aspire
 from tests.small_models import plus, put
+from tests.waiting import until
 
 
 def load(name, version, path):
@@ -47,13 +48,6 @@ def wait_for_gate(lifecycle, gate, started):
     with lifecycle.lease("p") as servable:
         started.set()
         return servable.predict(request).outputs["y"].float_val[0]
-
-
-def eventually(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def eventually_in(seconds, condition):
@@ -197,7 +191,7 @@ def test_a_request_under_way_keeps_its_version_until_it_ends(lifecycle, tmp_path
         slow = pool.submit(wait_for_gate, lifecycle, tmp_path / "gate", started)
         started.wait()
         swap = pool.submit(aspire, lifecycle, "p", {2: plus(2)})
-        eventually(lambda: predict(lifecycle) == 2)
+        until(lambda: predict(lifecycle) == 2)
         # What the real server says meanwhile: the new version answers, the old one still takes requests by number.
         assert states(lifecycle) == [(2, "LOADING"), (1, "AVAILABLE")]
         assert predict(lifecycle, 1) == 1
@@ -271,19 +265,19 @@ def test_one_models_long_load_holds_up_no_other_with_threads_and_all_without():
     with managed(lifecycle, stop):
         lifecycle.want("late", {1: plus(1)})
         lifecycle.want("p", {1: plus(1)})
-        eventually(lambda: states(lifecycle) == [(1, "AVAILABLE")])
+        until(lambda: states(lifecycle) == [(1, "AVAILABLE")])
         assert [status.state for status in lifecycle.status("late")] == [ModelVersionStatus.LOADING]
         gate.set()
         lifecycle.load_with(0)  # waits for the loads that have begun
         assert [status.state for status in lifecycle.status("late")] == [ModelVersionStatus.AVAILABLE]
         gate.clear()
         lifecycle.want("late", {2: plus(2)})
-        eventually(lambda: lifecycle.status("late")[0].state == ModelVersionStatus.LOADING)
+        until(lambda: lifecycle.status("late")[0].state == ModelVersionStatus.LOADING)
         lifecycle.want("p", {2: plus(2)})
         lifecycle.want("late", {3: plus(3)})
         assert not eventually_in(0.3, lambda: len(states(lifecycle)) > 1)
         gate.set()
-        eventually(lambda: states(lifecycle) == [(2, "AVAILABLE"), (1, "END")])
+        until(lambda: states(lifecycle) == [(2, "AVAILABLE"), (1, "END")])
 
 
 def test_a_retry_ends_when_its_version_is_wanted_no_more(tmp_path):
@@ -292,9 +286,9 @@ def test_a_retry_ends_when_its_version_is_wanted_no_more(tmp_path):
     lifecycle.load_with(1)
     with managed(lifecycle, stop):
         lifecycle.want("p", {1: tmp_path})
-        eventually(lambda: states(lifecycle) == [(1, "LOADING")])
+        until(lambda: states(lifecycle) == [(1, "LOADING")])
         lifecycle.want("p", {2: plus(2)})
-        eventually(lambda: states(lifecycle) == [(2, "AVAILABLE"), (1, "END")])
+        until(lambda: states(lifecycle) == [(2, "AVAILABLE"), (1, "END")])
 
 
 def test_a_model_that_was_to_go_goes_though_it_is_wanted_again(lifecycle):

@@ -21,13 +21,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     model_management_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
 
+from tests.grpc_serving import request
 from tests.small_models import plus, put
 from tests.standin import closed_address
+from tests.waiting import until
 from vit22b.signature import WARMUP_FILE
 
 PROGRAM = Path(__file__).parent.parent / "serving" / "model_server.py"
@@ -74,14 +75,6 @@ def running(base_path, *flags):
         process.popen.stderr.close()
 
 
-def request(signature="", **inputs):
-    message = predict_pb2.PredictRequest()
-    message.model_spec.name, message.model_spec.signature_name = "p", signature
-    for alias, value in inputs.items():
-        message.inputs[alias].CopyFrom(tf.make_tensor_proto(value))
-    return message
-
-
 def answer(response):
     return response.outputs["y"].float_val[0]
 
@@ -117,7 +110,7 @@ def test_a_servers_life(tmp_path):
             with futures.ThreadPoolExecutor(1) as pool:
                 slow = under_way(stub, tmp_path / "gate")
                 slow_rest = pool.submit(rest_predict, rest, "wait", str(tmp_path / "rest"))
-                eventually(tmp_path.joinpath("rest.waiting").exists)
+                until(tmp_path.joinpath("rest.waiting").exists)
                 process.popen.send_signal(signal.SIGTERM)
                 assert [message.status for message in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
                 with pytest.raises(grpc.RpcError) as refused:
@@ -161,15 +154,8 @@ def answers_during_swap(stub, base_path):
 def under_way(stub, gate):
     """A call whose run has begun, and lasts until the gate exists."""
     call = stub.Predict.future(request("wait", gate=str(gate)))
-    eventually(gate.with_suffix(".waiting").exists)
+    until(gate.with_suffix(".waiting").exists)
     return call
-
-
-def eventually(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("signals", "drain_seconds", "code"), [(1, 0.5, 0), (2, 600, -signal.SIGTERM)])

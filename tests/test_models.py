@@ -24,6 +24,7 @@ from serving.repository import Repository
 from serving.servable import Servable, ServableOptions
 from tests.lifecycles import end
 from tests.small_models import plus, put
+from tests.waiting import until
 
 
 class Server:
@@ -72,13 +73,6 @@ def model(name, base_path, rest=""):
     return text_format.Parse(f"{text}{rest} }} }}", ModelServerConfig()).model_config_list.config[0]
 
 
-def eventually(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @contextlib.contextmanager
 def serving(*models, **options):
     server = Server(**options)
@@ -107,15 +101,15 @@ def test_models_are_added_changed_removed_and_added_again(versions):
         assert server.predict("b") == 3
         server.reload(a, b)
         server.reload(a)
-        eventually(lambda: server.states("b") == [(3, "END")])
+        until(lambda: server.states("b") == [(3, "END")])
         with pytest.raises(tf.errors.NotFoundError, match=r"Servable not found for request: Latest\(b\)"):
             server.predict("b")
         server.reload(a, b)
         assert server.predict("b") == 3
         server.reload(model("a", versions / "b"), b)
-        eventually(lambda: server.states("a") == [(3, "AVAILABLE"), (2, "END")])
+        until(lambda: server.states("a") == [(3, "AVAILABLE"), (2, "END")])
         server.reload()
-        eventually(lambda: server.states("a") == [(3, "END"), (2, "END")])
+        until(lambda: server.states("a") == [(3, "END"), (2, "END")])
         assert server.lifecycle.names() == ["a", "b"]
 
 
@@ -126,13 +120,13 @@ def test_a_policy_says_which_versions_are_served(versions):
     with serving(with_policy("all {}")) as server:
         assert [server.predict("a", number) for number in (1, 2)] == [1, 2]
         server.reload(with_policy("latest { num_versions: 0 }"))
-        eventually(lambda: server.states("a") == [(2, "AVAILABLE"), (1, "END")])
+        until(lambda: server.states("a") == [(2, "AVAILABLE"), (1, "END")])
         server.reload(with_policy("specific { versions: 1 }"))
-        eventually(lambda: server.states("a") == [(2, "END"), (1, "AVAILABLE")])
+        until(lambda: server.states("a") == [(2, "END"), (1, "AVAILABLE")])
         server.reload(with_policy("latest { num_versions: 2 }"))
-        eventually(lambda: server.states("a") == [(2, "AVAILABLE"), (1, "AVAILABLE")])
+        until(lambda: server.states("a") == [(2, "AVAILABLE"), (1, "AVAILABLE")])
         server.reload(with_policy("specific { versions: 9 }"))
-        eventually(lambda: server.states("a") == [(2, "END"), (1, "END")])
+        until(lambda: server.states("a") == [(2, "END"), (1, "END")])
 
 
 def test_labels_follow_a_reload(versions):
@@ -141,14 +135,14 @@ def test_labels_follow_a_reload(versions):
         return model("a", versions / "a", f"model_version_policy {{ {policy} }} {written}")
 
     with serving(with_labels()) as server:
-        eventually(lambda: server.states("a") == [(2, "AVAILABLE"), (1, "AVAILABLE")])
+        until(lambda: server.states("a") == [(2, "AVAILABLE"), (1, "AVAILABLE")])
         server.reload(with_labels(stable=1, canary=2))
         assert [server.predict("a", label=label) for label in ("stable", "canary")] == [1, 2]
         refused = server.refusal(with_labels(stable=9))
         assert refused.message.startswith("Request to assign label to version 9 of model a, which is not currently")
         assert server.predict("a", label="stable") == 1
         server.reload(with_labels("latest {}", stable=1))  # the version goes only now
-        eventually(lambda: server.states("a") == [(2, "AVAILABLE"), (1, "END")])
+        until(lambda: server.states("a") == [(2, "AVAILABLE"), (1, "END")])
         with pytest.raises(tf.errors.NotFoundError, match=r"request: Specific\(a, 1\)"):
             server.predict("a", label="stable")
         assert isinstance(server.refusal(with_labels("latest {}", stable=1)), tf.errors.FailedPreconditionError)
@@ -191,7 +185,7 @@ def test_a_reload_does_not_wait_for_versions_that_have_gone_meanwhile(versions, 
         assert isinstance(refused, tf.errors.NotFoundError)
         assert refused.message.startswith("No versions of servable b found under base path")
         (tmp_path / "removed").rename(away)
-        eventually(lambda: server.states("b") == [(1, "AVAILABLE")])
+        until(lambda: server.states("b") == [(1, "AVAILABLE")])
 
 
 def test_a_reload_does_not_wait_longer_than_its_caller(versions):
@@ -204,11 +198,11 @@ def test_a_reload_does_not_wait_longer_than_its_caller(versions):
         with futures.ThreadPoolExecutor(1) as pool:
             call = Call("HandleReloadConfigRequest", "GRPC", gone=gone.is_set)
             waiting = pool.submit(server.models.reload, request, call)
-            eventually(lambda: server.states("b") == [(3, "LOADING")])
+            until(lambda: server.states("b") == [(3, "LOADING")])
             gone.set()
             assert isinstance(waiting.exception(60), tf.errors.CancelledError)
         opened.set()
-        eventually(lambda: server.states("b") == [(3, "AVAILABLE")])
+        until(lambda: server.states("b") == [(3, "AVAILABLE")])
 
 
 def test_a_defect_ends_none_of_the_threads_that_keep_models_true(versions, tmp_path, caplog, monkeypatch):
@@ -230,7 +224,7 @@ def test_a_defect_ends_none_of_the_threads_that_keep_models_true(versions, tmp_p
         monkeypatch.setattr(Repository, "_look_at", once(Repository._look_at))
         monkeypatch.setattr(Models, "configure", once(Models.configure))
         server.models.follow_file(str(file), 0.05)
-        eventually(lambda: server.states("b") == [(3, "AVAILABLE")])
+        until(lambda: server.states("b") == [(3, "AVAILABLE")])
         assert (len(defects), caplog.text.count("A defect of the server")) == (3, 3)
 
 
@@ -260,7 +254,7 @@ def test_a_start_waits_for_a_base_path_and_fails_with_a_version(versions, tmp_pa
     server = Server()
     with futures.ThreadPoolExecutor(1) as pool:
         starting = pool.submit(server.models.start, listing(model("b", versions / "b"), model("c", tmp_path / "c")))
-        eventually(lambda: caplog.text.count("Could not find base path") > 1)
+        until(lambda: caplog.text.count("Could not find base path") > 1)
         assert not starting.done()
         put(plus(1) / "variables", tmp_path / "c", 1)
         with pytest.raises(tf.errors.UnknownError, match=r"^1 servable\(s\) did not become available: \{\{\{name: c"):
@@ -272,7 +266,7 @@ def test_a_server_that_goes_down_does_not_wait_for_its_start(tmp_path, caplog):
     server = Server()
     with futures.ThreadPoolExecutor(1) as pool:
         starting = pool.submit(server.models.start, listing(model("c", tmp_path / "c")))
-        eventually(lambda: "Could not find base path" in caplog.text)
+        until(lambda: "Could not find base path" in caplog.text)
         end(server.stop)
         with pytest.raises(tf.errors.UnavailableError):
             starting.result(timeout=60)
@@ -302,17 +296,17 @@ def test_a_configuration_file_is_followed_and_a_broken_one_changes_nothing(versi
     with serving(*first_configuration(Flags(model_config_file=str(file))).model_config_list.config) as server:
         server.models.follow_file(str(file), 0.05)
         file.write_text("model_config_list { nofield: 1 }")
-        eventually(lambda: f"Failed to read ModelServerConfig file: Invalid protobuf file: '{file}'" in caplog.text)
+        until(lambda: f"Failed to read ModelServerConfig file: Invalid protobuf file: '{file}'" in caplog.text)
         file.unlink()
-        eventually(lambda: f"ModelServerConfig file: {file}; No such file or directory" in caplog.text)
+        until(lambda: f"ModelServerConfig file: {file}; No such file or directory" in caplog.text)
         file.write_text(text_format.MessageToString(listing(model("a", tmp_path), model("b", "b"))))
-        eventually(lambda: "PollFilesystemAndReloadConfig failed to ReloadConfig: Expected model b" in caplog.text)
+        until(lambda: "PollFilesystemAndReloadConfig failed to ReloadConfig: Expected model b" in caplog.text)
         assert server.states("a") == [(2, "AVAILABLE")]
         staged = tmp_path / "staged"
         staged.write_text(text_format.MessageToString(listing(model("b", versions / "b"))))
         staged.rename(file)
-        eventually(lambda: server.states("b") == [(3, "AVAILABLE")])
-        eventually(lambda: server.states("a") == [(2, "END")])
+        until(lambda: server.states("b") == [(3, "AVAILABLE")])
+        until(lambda: server.states("a") == [(2, "END")])
 
 
 def test_a_reload_waits_for_another_no_longer_than_its_caller_and_its_server(versions, tmp_path):

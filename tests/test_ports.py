@@ -25,10 +25,11 @@ from serving.monitoring import Monitoring
 from serving.operations import Operations
 from serving.ports import Ports, address, channel_arguments
 from serving.servable import Servable, ServableOptions
-from tests.grpc_serving import request, until
+from tests.grpc_serving import request
 from tests.lifecycles import aspire
 from tests.small_models import plus
 from tests.standin import closed_address
+from tests.waiting import until
 
 
 def free_port():

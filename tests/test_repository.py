@@ -111,27 +111,33 @@ def test_a_base_path_that_is_away_leaves_its_model_as_it_is_and_the_others_are_l
     ]
 
 
+class Told:
+    """What a repository wants, model and versions, in the order of the wishes; `news` counts those not waited for."""
+
+    def __init__(self):
+        self.wishes, self.news = [], threading.Semaphore(0)
+
+    def want(self, name, versions):
+        self.wishes.append((name, sorted(versions)))
+        self.news.release()
+
+
 def test_a_model_that_is_left_out_is_wanted_no_more_and_a_new_one_is_looked_at_soon(tmp_path):
-    stop, told, news = threading.Event(), [], threading.Semaphore(0)
-
-    def want(name, versions):
-        told.append((name, sorted(versions)))
-        news.release()
-
+    stop, told = threading.Event(), Told()
     for name in ("a/1", "b/2"):
         (tmp_path / name).mkdir(parents=True)
-    watched = repository.Repository(want, 3600, stop)
+    watched = repository.Repository(told.want, 3600, stop)
     with futures.ThreadPoolExecutor(1) as pool:
         watching = pool.submit(watched.watch)
         watched.follow([model(tmp_path / "a", "a")])
-        assert news.acquire(timeout=60)
+        assert told.news.acquire(timeout=60)
         watched.follow([model(tmp_path / "b", "b")])
-        assert news.acquire(timeout=60)
-        assert news.acquire(timeout=60)
+        assert told.news.acquire(timeout=60)
+        assert told.news.acquire(timeout=60)
         stop.set()
         watched.follow([model(tmp_path / "a", "c")])  # a new one, which makes it look, and see that it is to stop
         watching.result(timeout=60)
-    assert told[:3] == [("a", [1]), ("a", []), ("b", [2])]
+    assert told.wishes[:3] == [("a", [1]), ("a", []), ("b", [2])]
 
 
 @pytest.fixture
@@ -153,24 +159,19 @@ def slow_look(monkeypatch):
 
 def test_a_base_path_that_hangs_does_not_hold_up_a_change_which_wins(tmp_path, slow_look):
     begun, go_on = slow_look
-    stop, told, news = threading.Event(), [], threading.Semaphore(0)
-
-    def want(name, versions):
-        told.append((name, sorted(versions)))
-        news.release()
-
+    stop, told = threading.Event(), Told()
     for name in ("slow/1", "b/2"):
         (tmp_path / name).mkdir(parents=True)
-    watched = repository.Repository(want, 3600, stop)
+    watched = repository.Repository(told.want, 3600, stop)
     with futures.ThreadPoolExecutor(2) as pool:
         watching = pool.submit(watched.watch)
         watched.follow([model(tmp_path / "slow", "slow")])
         assert begun.wait(60)
         pool.submit(watched.follow, [model(tmp_path / "b", "b")]).result(timeout=60)
         go_on.set()
-        assert news.acquire(timeout=60)
-        assert news.acquire(timeout=60)
+        assert told.news.acquire(timeout=60)
+        assert told.news.acquire(timeout=60)
         stop.set()
         watched.follow([model(tmp_path / "b", "c")])
         watching.result(timeout=60)
-    assert told[:2] == [("slow", []), ("b", [2])]  # not slow's version 1, which it found before it was left out
+    assert told.wishes[:2] == [("slow", []), ("b", [2])]  # not slow's version 1, which it found before it was left out

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from serving.runtime import Runtime
-from tests.grpc_serving import until
+from tests.waiting import until
 
 
 def runtime(build):

@@ -23,8 +23,9 @@ from serving.keys import KeyFile, line, make_key
 from serving.lifecycle import Lifecycle, Retries
 from serving.runtime import Runtime
 from serving.services import Services
-from tests.grpc_serving import PREDICT, Seen, half_sent, load, request, serving, until
+from tests.grpc_serving import PREDICT, Seen, half_sent, load, request, serving
 from tests.small_models import plus
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +97,7 @@ def test_a_call_beyond_the_limit_is_refused_at_once(tmp_path):
 
 
 def wait_until(calls, count):
-    deadline = time.monotonic() + 30
-    while sum(call.done() for call in calls) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: sum(call.done() for call in calls) >= count)
     return [call for call in calls if call.done()], [call for call in calls if not call.done()]
 
 

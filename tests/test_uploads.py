@@ -7,8 +7,9 @@ from serving import services
 from serving.desk import Desk
 from serving.health import Health
 from serving.uploads import Uploads
-from tests.grpc_serving import PREDICT, Seen, half_sent, request, serving, until
+from tests.grpc_serving import PREDICT, Seen, half_sent, request, serving
 from tests.small_models import plus
+from tests.waiting import until
 
 
 class Caller:
