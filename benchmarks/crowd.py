@@ -5,6 +5,7 @@ traffic.py; what they get is counted by tally.py.
 """
 
 import contextlib
+import dataclasses
 import logging
 import random
 import threading
@@ -100,9 +101,9 @@ class Crowd:
             for done in [pool.submit(self.ask, ask) for ask in asks]:
                 done.result()
 
-    def ask(self, ask: Ask) -> None:
-        """Sends one request on a connection of its own, waits, and counts it."""
-        sent = self._sent(ask)
+    def ask(self, ask: Ask, *, at_work: bool = False) -> None:
+        """Sends one request on a connection of its own, waits, and counts it; `at_work` as in Sent."""
+        sent = dataclasses.replace(self._sent(ask), at_work=at_work)
         if ask.path:
             with contextlib.closing(Grpc(self._addresses[0])) as client:
                 self._tally.record(sent, client.send(ask.path, ask.content, patience=PATIENCE))

@@ -20,7 +20,7 @@ from typing import Self
 ROOT = Path(__file__).parents[1]
 _PROGRAM = ROOT / "serving" / "model_server.py"
 _LOOK = 0.02  # seconds between two looks at the log
-_OF_RUNS = ("tf_Compute", "batch_threads", "llvm-worker")  # as the kernel has their names
+_OF_POOLS = ("tf_Compute", "batch_threads", "llvm-worker", "event_engine")  # as the kernel has their names
 # What a server writes of a mistake of its own: of a handler, of a thread, of aiohttp, of the C++ below.
 _FAULT = re.compile(
     r"Traceback \(most recent call last\)|[Dd]efect|Exception (calling application|in thread)"
@@ -40,13 +40,14 @@ class Usage:
         rss_bytes: memory.
         descriptors: open files and sockets.
         threads: all but the following ones.
-        threads_of_runs: that TensorFlow starts for what a version runs at once, and ends with the version.
+        threads_of_pools: that TensorFlow starts for what a version runs at once, and ends with the version; and gRPC's
+            core for connections that wait, and ends when they have not waited for long.
     """
 
     rss_bytes: int
     descriptors: int
     threads: int
-    threads_of_runs: int
+    threads_of_pools: int
 
 
 class ServerProcess:
@@ -118,8 +119,8 @@ class ServerProcess:
         for thread in (proc / "task").iterdir():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                 names.append((thread / "comm").read_text().strip())
-        of_runs = sum(name.startswith(_OF_RUNS) for name in names)
-        return Usage(int(kilobytes) * 1024, len(list((proc / "fd").iterdir())), len(names) - of_runs, of_runs)
+        of_pools = sum(name.startswith(_OF_POOLS) for name in names)
+        return Usage(int(kilobytes) * 1024, len(list((proc / "fd").iterdir())), len(names) - of_pools, of_pools)
 
     def terminate(self) -> None:
         """Sends SIGTERM."""

@@ -20,6 +20,9 @@ _FULL = frozenset({"RESOURCE_EXHAUSTED", "429"})
 _LATE = frozenset({"DEADLINE_EXCEEDED", "CANCELLED"})  # the second where the server's gRPC was first to see it
 _KEPT = 10  # of each kind of failure, in words
 _ON_THE_WAY = 0.25  # seconds before SIGTERM that a request may have been sent, and not have come in
+# What gRPC's core says of a call that it holds when its port closes, and that no thread has taken; in a burst they wait
+# for a thread so long, in seconds.
+_UNTAKEN, _WAIT = "CANCELLED", 2.0
 
 
 class Disturbance:
@@ -61,6 +64,7 @@ class Sent:
         overload, switching: marks of the disturbances at that time.
         version: that was asked for; None for any.
         hasty: whether its deadline is shorter than an answer may take.
+        at_work: whether the server is at work on it when SIGTERM comes, and so has to answer.
     """
 
     ask: Ask
@@ -69,6 +73,7 @@ class Sent:
     switching: int
     version: int | None = None
     hasty: bool = False
+    at_work: bool = False
 
     @property
     def api(self) -> str:
@@ -109,6 +114,8 @@ class Tally:
                 self._lose(sent, reply)
             elif sent.hasty and reply.code in _LATE:
                 self.abandoned += 1
+            elif reply.code == _UNTAKEN and self._too_late(sent, _WAIT):
+                self.refused_at_the_end += 1
             elif wrong:
                 self.wrong += 1
                 self._tell(f"{sent.ask.name}: {wrong}")
@@ -160,11 +167,15 @@ class Tally:
         return unloaded or reply.code == sent.ask.code
 
     def _lose(self, sent: Sent, reply: Reply) -> None:
-        if self.terminated is not None and sent.began >= self.terminated - _ON_THE_WAY:
+        if self._too_late(sent, _ON_THE_WAY):
             self.refused_at_the_end += 1
             return
         self.lost += 1
         self._tell(f"{sent.ask.name} is lost: {reply.text}")
+
+    def _too_late(self, sent: Sent, seconds: float) -> bool:
+        """Whether a request was sent so many seconds before SIGTERM, or later, and nobody was at work on it."""
+        return self.terminated is not None and not sent.at_work and sent.began >= self.terminated - seconds
 
     def _tell(self, text: str) -> None:
         if len(self.details) < _KEPT:

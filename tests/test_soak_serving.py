@@ -142,6 +142,17 @@ def test_what_came_too_late_is_told_from_what_is_lost():
     assert (tally.lost, tally.refused_at_the_end) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("terminated", "at_work", "excused"), [(None, False, 0), (11.5, False, 1), (11.5, True, 0), (12.5, False, 0)]
+)
+def test_a_call_that_no_thread_has_taken_ends_with_the_port(terminated, at_work, excused):
+    tally = Tally()
+    tally.terminated = terminated
+    tally.record(sent(PREDICT, tally, at_work=at_work), Reply("CANCELLED"))
+    assert tally.refused_at_the_end == excused
+    assert len(tally.details) == 1 - excused
+
+
 def test_a_disturbance_lasts_until_its_end():
     disturbance = Disturbance()
     before = disturbance.mark()
@@ -198,11 +209,11 @@ REPORT = {
     "rss_bytes_start": 100,
     "descriptors_start": 5,
     "threads_start": 7,
-    "threads_of_runs_start": 20,
+    "threads_of_pools_start": 20,
     "rss_bytes_end": 105,
     "descriptors_end": 5,
     "threads_end": 7,
-    "threads_of_runs_end": 25,
+    "threads_of_pools_end": 25,
     "rss_growth": 0.05,
     "under_way_at_sigterm": 4,
     "exit_code": 0,
@@ -228,7 +239,7 @@ def test_a_good_report_has_no_problems_and_its_fields_are_documented():
         ({"descriptors_end": 6}, "descriptors have grown from 5 to 6"),
         ({"clients_that_died": ["client-3: KeyError: 1"]}, "client-3: KeyError: 1"),
         ({"threads_end": 8}, "threads have grown from 7 to 8"),
-        ({"threads_of_runs_end": 26}, "threads_of_runs have grown from 20 to 26"),
+        ({"threads_of_pools_end": 26}, "threads_of_pools have grown from 20 to 26"),
         ({"exit_code": -15}, "the server ended with code -15; expected 0"),
         ({"server_faults": ["Traceback"]}, "the server's log: Traceback"),
         ({"versions_switched": 0}, "no version took the place of another"),
