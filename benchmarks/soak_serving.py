@@ -181,7 +181,8 @@ def _usage(server: ServerProcess, crowd: Crowd, change: _Changes) -> Usage:
 
 def _end(server: ServerProcess, crowd: Crowd, tally: Tally, large: Sequence[traffic.Ask]) -> int:
     """Sends SIGTERM while large images are being decoded and everybody asks; the exit code."""
-    slow = [threading.Thread(target=crowd.ask, args=(ask,), kwargs={"at_work": True}) for ask in large for _ in range(_EACH)]
+    at_work = {"at_work": True}
+    slow = [threading.Thread(target=crowd.ask, args=(ask,), kwargs=at_work) for ask in large for _ in range(_EACH)]
     for thread in slow:
         thread.start()
     time.sleep(_AT_WORK)
