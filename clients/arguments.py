@@ -4,14 +4,19 @@ Between the command line and vit22b.client, the last step of the walk.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from vit22b.channel import Tls
 from vit22b.client import Client
 from vit22b.errors import Failure
 from vit22b.folder import Record, read_folder
+from vit22b.retry import Retry
+
+_API_KEY = "VIT22B_API_KEY"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,20 +24,52 @@ class Server:
     """A served model.
 
     Attributes:
-        address: host:port of the server's gRPC port.
+        address: host:port of the server's gRPC port; several with commas between them.
         model: the name that the model is served under.
         version: a version of it; the latest if not given.
-        timeout: seconds that a request may take.
+        timeout: seconds that a request may take, its retries included.
+        retries: how often a request is sent again to a server that is away or has too much to do.
+        in_flight: requests under way at once.
+        api_key_file: a file with the key that the server asks for. The environment's VIT22B_API_KEY does as well.
+        tls: speak TLS, as with any of the next three.
+        ca: PEM file of the certificates that the server's has to be signed by.
+        client_key: PEM file of the client's key, for mutual TLS.
+        client_cert: PEM file of the client's certificate.
     """
 
     address: str = "localhost:8500"
     model: str = "vit22b"
     version: int | None = None
     timeout: float = 60.0
+    retries: int = 20
+    in_flight: int = 4
+    api_key_file: Path | None = None
+    tls: bool = False
+    ca: Path | None = None
+    client_key: Path | None = None
+    client_cert: Path | None = None
 
     def client(self) -> Client:
         """A client of it; ValueError for arguments that cannot be right."""
-        return Client(self.address, self.model, version=self.version, timeout=self.timeout)
+        return Client(self.address, self.model, version=self.version, in_flight=self.in_flight, **self.connection())
+
+    def connection(self) -> dict[str, Any]:
+        """What Client and AsyncClient take besides the address, the model, the version and how much is under way."""
+        files = (self.ca, self.client_key, self.client_cert)
+        return {
+            "timeout": self.timeout,
+            "retry": Retry(attempts=self.retries + 1),
+            "api_key": self._api_key(),
+            "tls": Tls(*files) if self.tls or any(files) else None,
+        }
+
+    def _api_key(self) -> str | None:
+        if self.api_key_file is None:
+            return os.environ.get(_API_KEY)
+        key = self.api_key_file.read_text().strip()
+        if not key:
+            raise ValueError(f"{self.api_key_file} is empty; expected the key that serving/make_key.py printed")
+        return key
 
 
 def find_images(paths: Sequence[Path]) -> list[Record]:

@@ -40,9 +40,10 @@ def requests(manifest: Manifest, tokenizer: str, model: str) -> Iterator[predict
             for key in inputs:
                 value = _INPUTS[key](size, manifest, tokenizer)
                 request.inputs[key].CopyFrom(tf.make_tensor_proto(value, dtype=inputs[key].dtype))
-            if name == signature.FEATURES and size > manifest.batch_sizes[0]:
+            once = name == signature.FEATURES and size == manifest.batch_sizes[0]
+            if signature.TOKENS in entry.outputs and not once:
                 # At 22B a batch of 32 has 50 million floats of tokens: once is enough.
-                request.output_filter.append(signature.POOLED)
+                request.output_filter.extend(each for each in (signature.POOLED, signature.OK) if each in entry.outputs)
             if signature.CLASSES in entry.outputs:
                 # Two classes that score alike may change places on another chip, and names have no tolerance.
                 request.output_filter.append(signature.SCORES)

@@ -80,9 +80,10 @@ class ServingModule(tf.Module):
         table: dict[str, Callable[..., Any]] = {
             signature.SERVING_DEFAULT: embed,
             signature.EMBED_IMAGE: embed,
-            signature.EMBED_IMAGE_EACH: self._embed_each(),
+            signature.EMBED_IMAGE_EACH: self._each(self.towers["embed"]),
             signature.EMBED_PIXELS: self.towers["embed"],
             signature.FEATURES: self.towers["features"],
+            signature.FEATURES_EACH: self._each(self.towers["features"]),
             signature.DESCRIBE: self._describe(),
         }
         if "logits" in self.towers:
@@ -145,16 +146,20 @@ class ServingModule(tf.Module):
 
         return from_bytes
 
-    def _embed_each(self) -> Callable[..., Outputs]:
+    def _each(self, tower: Callable[..., Outputs]) -> Callable[..., Outputs]:
+        """A tower on encoded images, in which a bad one has zeros and is told, and its neighbours are answered."""
         spec = tf.TensorSpec([None], tf.string, name=signature.IMAGE_BYTES)
 
         @tf.function(autograph=False, input_signature=[spec])
-        def embed_each(image_bytes: tf.Tensor) -> Outputs:
+        def each(image_bytes: tf.Tensor) -> Outputs:
             pixels, ok = image.preprocess_each(image_bytes, self._description.preprocess)
-            embedding = self.towers["embed"](pixels)[signature.EMBEDDING]
-            return {signature.EMBEDDING: tf.where(ok[:, None], embedding, 0.0), signature.OK: ok}
+            outputs = {
+                name: tf.where(tf.reshape(ok, [-1, *[1] * (len(value.shape) - 1)]), value, 0.0)
+                for name, value in tower(pixels).items()
+            }
+            return {**outputs, signature.OK: ok}
 
-        return embed_each
+        return each
 
     def _classify(self, pixels: tf.Tensor) -> Outputs:
         scores = self.towers["classify"](self.towers["embed"](pixels)[signature.EMBEDDING])[signature.SCORES]

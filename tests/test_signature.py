@@ -9,7 +9,7 @@ from vit22b.preprocess import Preprocess
 from vit22b.signature import ClassBank, Manifest, Signature, Tensor, signatures
 
 BANK = ClassBank(("cat", "great dane"), ("a photo of a {}.",), 2)
-ALWAYS = {"serving_default", "embed_image", "embed_image_each", "embed_pixels", "features", "describe"}
+ALWAYS = {"serving_default", "embed_image", "embed_image_each", "embed_pixels", "features", "features_each", "describe"}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,14 @@ def test_the_signatures_are_those_of_the_contract():
         "embed_pixels": (pixels, embedding),
         # Another resolution than the configuration's has its own number of tokens.
         "features": (pixels, {"pooled": Tensor("float32", (None, 128)), "tokens": Tensor("float32", (None, 196, 128))}),
+        "features_each": (
+            text,
+            {
+                "pooled": Tensor("float32", (None, 128)),
+                "tokens": Tensor("float32", (None, 196, 128)),
+                "ok": Tensor("bool", (None,)),
+            },
+        ),
         "describe": ({}, {"manifest": Tensor("string", ()), "tokenizer": Tensor("string", ())}),
         "logits": (text, logits),
         "logits_pixels": (pixels, logits),
@@ -51,7 +59,7 @@ def test_layers_that_are_asked_for_are_outputs_of_features():
     table = signatures(ZERO_SHOT, Preprocess(28), feature_layers=(3, 0))
     tokens = plain["features"].outputs["tokens"]
     assert table["features"].outputs == plain["features"].outputs | {"tokens_3": tokens, "tokens_0": tokens}
-    assert table | {"features": plain["features"]} == plain
+    assert table | {name: plain[name] for name in ("features", "features_each")} == plain
 
 
 def test_a_class_bank_adds_a_signature_for_each_of_the_two_apis():

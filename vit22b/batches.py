@@ -1,85 +1,86 @@
-"""The inputs of a client's requests: images named and read, rows cut into batches that the server takes.
+"""The inputs of a client's requests: images read, rows cut into batches that the server takes.
 
 Between the user's arguments and the wire. A request holds at most the model's largest batch, and of encoded images no
 more bytes than can be held a few times over, since a few requests are under way at once.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from os import PathLike, fspath
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from vit22b.errors import Failure
 from vit22b.signature import Tensor
+from vit22b.sources import NamedImage
 from vit22b.tensors import Array
+from vit22b.waits import Waits
 
-Image = bytes | str | PathLike[str]
 Inputs = Mapping[str, Array | Sequence[bytes]]
 
 MAX_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class NamedImage:
-    """An image as the user gave it: a path, read only when its batch is made, or encoded bytes."""
-
-    index: int
-    name: str
-    source: Image
-
-    def failure(self, reason: str) -> Failure:
-        """What to report of it."""
-        return Failure(self.index, self.name, reason)
-
-
-@dataclasses.dataclass(frozen=True)
 class Batch:
-    """Images of one request and their encoded bytes."""
+    """Images of one request.
+
+    Attributes:
+        images: all of them, in the input's order.
+        encoded: the bytes of those that could be read.
+        unreadable: the others, by index.
+    """
 
     images: tuple[NamedImage, ...]
     encoded: tuple[bytes, ...]
+    unreadable: Mapping[int, Failure]
+
+    def readable(self) -> list[NamedImage]:
+        """The images that `encoded` is of."""
+        return [image for image in self.images if image.index not in self.unreadable]
 
 
-def named_images(images: Iterable[Image]) -> list[NamedImage]:
-    """Numbers and names images; nothing is read.
-
-    Raises:
-        ValueError: one image in place of several, or something that is neither a path nor bytes.
-    """
-    if isinstance(images, str | bytes | PathLike):
-        raise ValueError("images is a single path or image; expected several, for instance [image]")
-    named = []
-    for index, image in enumerate(images):
-        if not isinstance(image, str | bytes | PathLike):
-            kind = type(image).__name__
-            raise ValueError(f"image {index} is a {kind}; expected a path or bytes (pixels go to embed_pixels)")
-        name = f"image {index}" if isinstance(image, bytes) else fspath(image)
-        named.append(NamedImage(index, name, image))
-    return named
-
-
-def image_batches(images: Iterable[NamedImage], size: int, failures: list[Failure]) -> Iterator[Batch]:
-    """Reads images, in order, into batches of at most `size` and, unless it is a single image, MAX_BYTES.
-
-    A file that cannot be read is in no batch; it is added to `failures`.
-    """
-    waiting: list[tuple[NamedImage, bytes]] = []
-    total = 0
-    for image in images:
+async def image_batches(images: AsyncIterator[NamedImage], size: int, waits: Waits) -> AsyncIterator[Batch]:
+    """Reads images, in order, into batches of at most `size` and, unless it is a single image, MAX_BYTES."""
+    batch = _Filling()
+    async for image in images:
         try:
-            encoded = image.source if isinstance(image.source, bytes) else Path(image.source).read_bytes()
+            encoded = await waits.work(image.read)
         except OSError as error:
-            failures.append(image.failure(f"cannot be read: {error.strerror}"))
-            continue
-        if waiting and (len(waiting) == size or total + len(encoded) > MAX_BYTES):
-            yield _batch(waiting)
-            waiting, total = [], 0
-        waiting.append((image, encoded))
-        total += len(encoded)
-    if waiting:
-        yield _batch(waiting)
+            batch.leave_out(image, f"cannot be read: {error.strerror or error}")
+        except ValueError as error:
+            batch.leave_out(image, str(error))
+        else:
+            if batch.encoded and batch.total + len(encoded) > MAX_BYTES:
+                yield batch.done()
+                batch = _Filling()
+            batch.add(image, encoded)
+        if len(batch.images) == size:
+            yield batch.done()
+            batch = _Filling()
+    if batch.images:
+        yield batch.done()
+
+
+class _Filling:
+    """A batch that is being filled."""
+
+    def __init__(self) -> None:
+        self.images: list[NamedImage] = []
+        self.encoded: list[bytes] = []
+        self.total = 0
+        self._unreadable: dict[int, Failure] = {}
+
+    def add(self, image: NamedImage, encoded: bytes) -> None:
+        self.images.append(image)
+        self.encoded.append(encoded)
+        self.total += len(encoded)
+
+    def leave_out(self, image: NamedImage, reason: str) -> None:
+        self.images.append(image)
+        self._unreadable[image.index] = image.failure(reason)
+
+    def done(self) -> Batch:
+        return Batch(tuple(self.images), tuple(self.encoded), self._unreadable)
 
 
 def check_inputs(name: str, inputs: Inputs, expected: Mapping[str, Tensor]) -> None:
@@ -121,8 +122,3 @@ def _dtype_and_shape(name: str, values: Array | Sequence[bytes]) -> tuple[str, t
             kind = type(row).__name__
             raise ValueError(f"{name} has a {kind} in row {index}; expected bytes in every row, or an array of numbers")
     return "string", values.shape if isinstance(values, np.ndarray) else (len(rows),)
-
-
-def _batch(pairs: Sequence[tuple[NamedImage, bytes]]) -> Batch:
-    images, encoded = zip(*pairs, strict=True)
-    return Batch(images, encoded)

@@ -1,81 +1,101 @@
-"""The client: images and texts in, vectors and labels out, over gRPC.
+"""The clients: images and texts in, vectors and labels out, over gRPC.
 
 The end of the walk image -> batch -> state -> checkpoint -> SavedModel -> server -> client. An address and a model's
 name suffice: what else there is to know the model says itself, by its `describe` signature. Loads neither JAX nor
 TensorFlow.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from vit22b import errors, signature, wire_pb2
-from vit22b.batches import Image, Inputs, named_images
-from vit22b.embeddings import Classification, Embeddings
-from vit22b.pinned import Description, OnError, PinnedModel, describe
-from vit22b.prompts import class_bank, find_templates, prompts
-from vit22b.tensors import Array, model_spec
-from vit22b.transport import Retry, Transport
-
-Result = TypeVar("Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class VersionState:
-    """A version of a model on the server.
-
-    Attributes:
-        version: its number.
-        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
-        message: why it failed, if it did.
-    """
-
-    version: int
-    state: str
-    message: str
+from vit22b import waits
+from vit22b.batches import Inputs
+from vit22b.channel import Addresses, ChannelOptions, Tls
+from vit22b.embeddings import Classification, ClassVectors, Embeddings, Features
+from vit22b.encodings import Encoding
+from vit22b.pinned import Description, OnError
+from vit22b.retry import Retry
+from vit22b.served import Form, Images, ServedModel, VersionState
+from vit22b.sources import Image
+from vit22b.tensors import Array
+from vit22b.transport import CallOptions, Transport
+from vit22b.waits import LoopWaits, ThreadWaits, Waits
 
 
-class Client:
-    """A served model.
-
-    The first answer pins the model's version. Should the server unload it in the middle of a call, the call begins anew
-    with the version that is served now, so that the vectors of one call are always of one version. Threads may share a
-    client.
+class _Connected:
+    """What both clients are made of.
 
     Args:
-        address: host:port of a TensorFlow Serving server, or of one that speaks its protocol; unix:PATH too.
+        address: host:port of a TensorFlow Serving server, or of one that speaks its protocol; several in a list, or
+            with commas between them; unix:PATH too.
         model: the name that it is served under.
         version: a version to stay with; None for the latest.
         timeout: seconds that a request may take, its retries included.
         retry: when a request is sent again.
         in_flight: requests under way at once; the server batches them together where it can.
+        tls: certificates; None for a plain connection.
+        api_key: that the server asks for, if it does.
+        hedge_after: seconds after which a request without an answer is sent a second time; None for never. With it, a
+            server that is slow once is not waited for, at the price of some more requests.
+        keep_alive: seconds without traffic after which the connection is tested; None for never.
+        balance: whether requests go to the servers in turn, past those that say of themselves that they do not serve.
+            None does so with several addresses. True does with one name of several servers too.
+        allow_urls: whether an image may be an address on the web, which this process then fetches. Leave it off for
+            what strangers send: an address can lead into your own network.
 
     Raises:
         ValueError: an argument that cannot be right. No connection is made yet.
     """
 
+    _waits: Waits
+
     def __init__(
         self,
-        address: str = "localhost:8500",
+        address: str | Sequence[str] = "localhost:8500",
         model: str = "vit22b",
         *,
         version: int | None = None,
         timeout: float = 60.0,
         retry: Retry | None = None,
         in_flight: int = 4,
+        tls: Tls | None = None,
+        api_key: str | None = None,
+        hedge_after: float | None = None,
+        keep_alive: float | None = 300.0,
+        balance: bool | None = None,
+        allow_urls: bool = False,
     ) -> None:
         if not model:
             raise ValueError("the model's name is empty; give the name that the server was started with")
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}; expected at least 1")
-        self.address, self.model = address, model
-        self._version, self._in_flight = version, in_flight
-        self._transport = Transport(address, model, timeout=timeout, retry=retry or Retry())
-        self._model: PinnedModel | None = None
+        addresses = Addresses.of(address)
+        self.address, self.model = str(addresses), model
+        self._transport = Transport(
+            addresses,
+            model,
+            channel=ChannelOptions(tls, keep_alive, len(addresses) > 1 if balance is None else balance),
+            options=CallOptions(timeout, retry or Retry(), hedge_after, api_key),
+            waits=self._waits,
+        )
+        self._served = ServedModel(self._transport, version, in_flight, allow_urls=allow_urls)
+
+
+class Client(_Connected):
+    """A served model.
+
+    The first answer pins the model's version. Should the server unload it in the middle of a call, the call goes on
+    with the version that is served now if that has the same space, and begins anew if it has another one, so that the
+    vectors of one call are always of one space. Images that come once, from an iterator, cannot begin anew: the call
+    ends with a SpaceChangedError. Threads may share a client. Its arguments are those of _Connected, above.
+    """
+
+    _waits = ThreadWaits()
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +115,7 @@ class Client:
         Raises:
             VitError: no answer, or a model that vit22b did not export.
         """
-        return self._pin().description
+        return waits.run(self._served.describe())
 
     def versions(self) -> tuple[VersionState, ...]:
         """The states of the model's versions, in the server's order: the highest first.
@@ -103,81 +123,135 @@ class Client:
         Raises:
             VitError: no answer; NotServedError where the server never had the model.
         """
-        request = wire_pb2.GetModelStatusRequest(model_spec=model_spec(self.model, None))
-        state_name = wire_pb2.ModelVersionStatus.State.Name
-        return tuple(
-            VersionState(status.version, state_name(status.state), status.status.error_message)
-            for status in self._transport.status(request).result().model_version_status
-        )
+        return waits.run(self._served.versions())
 
-    def embed_images(self, images: Iterable[Image], *, on_error: OnError = "raise") -> Embeddings:
+    def embed_images(
+        self,
+        images: Iterable[Image],
+        *,
+        on_error: OnError = "raise",
+        dimensions: int | None = None,
+        encoding: Encoding = "float32",
+    ) -> Embeddings:
         """Vectors of images.
 
         Args:
-            images: paths, or bytes of files in JPEG, PNG, WebP, GIF or BMP.
+            images: each is a path, the bytes of a file in JPEG, PNG, WebP, GIF or BMP, a binary file object, a Pillow
+                image, or a uint8 array [h, w], [h, w, 3] or [h, w, 4]; where allow_urls says so also an address.
             on_error: what an image that cannot be read or decoded does. "raise": an ImageError that names it. "skip":
                 its row is left out. "return": its row is zeros. By the latter two the result's `failures` name it, and
                 all others are embedded.
+            dimensions: how many of the vectors' numbers are wanted; they are scaled to unit length again. None for all.
+            encoding: of the numbers; see vit22b.encodings.encode.
 
         Raises:
+            ValueError: something that is no image, more dimensions than the model has, or another encoding.
             VitError: no answer, or by on_error="raise" a bad image.
         """
-        named = named_images(images)
-        return self._pinned(lambda model: model.embed_images(named, on_error))
+        return waits.run(self._served.embed_images(images, on_error, Form(dimensions, encoding)))
 
-    def embed_pixels(self, pixels: npt.NDArray[np.uint8]) -> Embeddings:
+    def stream_images(
+        self,
+        images: Iterable[Image],
+        *,
+        on_error: OnError = "raise",
+        dimensions: int | None = None,
+        encoding: Encoding = "float32",
+    ) -> Iterator[Embeddings]:
+        """Vectors of any number of images, part by part: those of one request each, in order.
+
+        A few requests are under way at once, and no more images are read than these hold. All parts are of one space.
+
+        Args:
+            images, on_error, dimensions, encoding: as in embed_images. By "raise" the parts before a bad image have
+                been given out.
+
+        Raises:
+            ValueError: as embed_images.
+            VitError: as embed_images; SpaceChangedError where the model has been replaced by one of another space.
+        """
+        return waits.iterate(self._served.stream_images(images, on_error, Form(dimensions, encoding)))
+
+    def embed_pixels(
+        self, pixels: npt.NDArray[np.uint8], *, dimensions: int | None = None, encoding: Encoding = "float32"
+    ) -> Embeddings:
         """Vectors of decoded images.
 
         Args:
             pixels: uint8 [n, r, r, 3], r the resolution in `describe().manifest.preprocess`.
+            dimensions, encoding: as in embed_images.
 
         Raises:
             ValueError: pixels of another dtype or shape.
             VitError: no answer.
         """
-        names = [f"image {index}" for index in range(len(pixels))]
-        inputs = {signature.PIXELS: pixels}
-        return self._pinned(lambda model: model.embed_rows(signature.EMBED_PIXELS, inputs, names))
+        return waits.run(self._served.embed_pixels(pixels, Form(dimensions, encoding)))
 
-    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+    def embed_texts(
+        self, texts: Sequence[str], *, dimensions: int | None = None, encoding: Encoding = "float32"
+    ) -> Embeddings:
         """Vectors of texts, in the space of the images.
 
         Raises:
             ValueError: a bare string.
             VitError: no answer, or a model without a text tower.
         """
-        return self._pinned(lambda model: model.embed_texts(texts))
+        return waits.run(self._served.embed_texts(texts, Form(dimensions, encoding)))
+
+    def features(
+        self,
+        images: Iterable[Image],
+        *,
+        tokens: bool = False,
+        layers: Sequence[int] = (),
+        on_error: OnError = "raise",
+    ) -> Features:
+        """What the image tower says of images: the pooled features, and those of each patch.
+
+        Args:
+            images, on_error: as in embed_images.
+            tokens: whether the patches' features behind the last norm are wanted: N times as much as the pooled.
+            layers: blocks whose tokens are wanted too, of those that the model was exported with.
+
+        Raises:
+            ValueError: no images, or a layer that the model does not answer.
+            VitError: as embed_images; RequestError for a model that was exported before there was `features_each`.
+        """
+        return waits.run(self._served.features(images, tokens, layers, on_error))
+
+    def embed_classes(self, classes: Sequence[str], templates: Sequence[str] = ("general",)) -> ClassVectors:
+        """Vectors of classes that are given by name only, to classify with again and again.
+
+        Args:
+            classes: k names.
+            templates: texts with one `{}`, or names of sets of them (see vit22b.prompts).
+
+        Raises:
+            ValueError: an empty class list, a class twice, or a text that is no template.
+            VitError: as embed_texts.
+        """
+        return waits.run(self._served.embed_classes(classes, templates))
 
     def classify(
         self,
         images: Iterable[Image],
-        classes: Sequence[str],
+        classes: Sequence[str] | ClassVectors,
         templates: Sequence[str] = ("general",),
         *,
         on_error: OnError = "raise",
     ) -> Classification:
-        """Scores images against classes that are given by name only (zero-shot).
+        """Scores images against classes (zero-shot).
 
         Args:
-            images: as in embed_images.
-            classes: k names.
-            templates: texts with one `{}`, or names of sets of them (see vit22b.prompts).
-            on_error: as in embed_images.
+            images, on_error: as in embed_images.
+            classes: k names, or what embed_classes has made of them.
+            templates: of names, as in embed_classes.
 
         Raises:
-            ValueError: an empty class list, a class twice, or a text that is no template.
-            VitError: as embed_images and embed_texts.
+            ValueError: as embed_images and embed_classes.
+            VitError: as embed_images and embed_texts; SpaceError for classes that were embedded in another space.
         """
-        rows = prompts(classes, find_templates(templates))
-        named = named_images(images)
-
-        def work(model: PinnedModel) -> Classification:
-            texts = model.embed_texts([text for row in rows for text in row]).vectors
-            bank = class_bank(texts.reshape(len(rows), len(rows[0]), -1))
-            found = model.embed_images(named, on_error)
-            return Classification(found.vectors @ bank.T, tuple(classes), found)
-
-        return self._pinned(work)
+        return waits.run(self._served.classify(images, classes, templates, on_error))
 
     def predict(self, name: str, inputs: Inputs) -> dict[str, Array]:
         """Any signature of the model, over any number of rows.
@@ -193,19 +267,95 @@ class Client:
             ValueError: no rows, or inputs of other names, dtypes or shapes than the signature's.
             VitError: no answer; RequestError where the model has no such signature or refuses a row.
         """
-        return self._pinned(lambda model: model.rows(name, inputs))
+        return waits.run(self._served.predict(name, inputs))
 
-    def _pin(self) -> PinnedModel:
-        if self._model is None:
-            description = describe(self._transport, self._version)
-            self._model = PinnedModel(self._transport, description, self._in_flight)
-        return self._model
 
-    def _pinned(self, work: Callable[[PinnedModel], Result]) -> Result:
-        model = self._pin()
-        try:
-            return work(model)
-        except errors.NotServedError:
-            # The version was unloaded since it was pinned. If there is no other, pinning says so.
-            self._model = None
-            return work(self._pin())
+class AsyncClient(_Connected):
+    """The same as Client, method by method, for an event loop of asyncio. Images may come asynchronously too.
+
+    Files are read in threads. A call whose task is cancelled is given up, and the server told so.
+    """
+
+    _waits = LoopWaits()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """See Client.close."""
+        self._transport.close()
+
+    async def describe(self) -> Description:
+        """See Client.describe."""
+        return await self._served.describe()
+
+    async def versions(self) -> tuple[VersionState, ...]:
+        """See Client.versions."""
+        return await self._served.versions()
+
+    async def embed_images(
+        self,
+        images: Images,
+        *,
+        on_error: OnError = "raise",
+        dimensions: int | None = None,
+        encoding: Encoding = "float32",
+    ) -> Embeddings:
+        """See Client.embed_images."""
+        return await self._served.embed_images(images, on_error, Form(dimensions, encoding))
+
+    async def stream_images(
+        self,
+        images: Images,
+        *,
+        on_error: OnError = "raise",
+        dimensions: int | None = None,
+        encoding: Encoding = "float32",
+    ) -> AsyncIterator[Embeddings]:
+        """See Client.stream_images."""
+        stream = self._served.stream_images(images, on_error, Form(dimensions, encoding))
+        async with contextlib.aclosing(stream):
+            async for part in stream:
+                yield part
+
+    async def embed_pixels(
+        self, pixels: npt.NDArray[np.uint8], *, dimensions: int | None = None, encoding: Encoding = "float32"
+    ) -> Embeddings:
+        """See Client.embed_pixels."""
+        return await self._served.embed_pixels(pixels, Form(dimensions, encoding))
+
+    async def embed_texts(
+        self, texts: Sequence[str], *, dimensions: int | None = None, encoding: Encoding = "float32"
+    ) -> Embeddings:
+        """See Client.embed_texts."""
+        return await self._served.embed_texts(texts, Form(dimensions, encoding))
+
+    async def features(
+        self, images: Images, *, tokens: bool = False, layers: Sequence[int] = (), on_error: OnError = "raise"
+    ) -> Features:
+        """See Client.features."""
+        return await self._served.features(images, tokens, layers, on_error)
+
+    async def embed_classes(self, classes: Sequence[str], templates: Sequence[str] = ("general",)) -> ClassVectors:
+        """See Client.embed_classes."""
+        return await self._served.embed_classes(classes, templates)
+
+    async def classify(
+        self,
+        images: Images,
+        classes: Sequence[str] | ClassVectors,
+        templates: Sequence[str] = ("general",),
+        *,
+        on_error: OnError = "raise",
+    ) -> Classification:
+        """See Client.classify."""
+        return await self._served.classify(images, classes, templates, on_error)
+
+    async def predict(self, name: str, inputs: Inputs) -> dict[str, Array]:
+        """See Client.predict."""
+        return await self._served.predict(name, inputs)

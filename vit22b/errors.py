@@ -33,13 +33,15 @@ class VitError(Exception):
         code: name of the gRPC status code, for instance "NOT_FOUND".
         address: the server that was asked.
         model: the model that was asked for.
+        attempts: how often it was asked, hedges included.
         remedy: what to do about it.
     """
 
-    def __init__(self, message: str, *, code: str, address: str, model: str, remedy: str) -> None:
-        super().__init__(f"{message} ({code}, model {model} at {address}); {remedy}")
+    def __init__(self, message: str, *, code: str, address: str, model: str, remedy: str, attempts: int = 1) -> None:
+        tries = f", {attempts} attempts" if attempts > 1 else ""
+        super().__init__(f"{message} ({code}, model {model} at {address}{tries}); {remedy}")
         self.message = message
-        self.code, self.address, self.model, self.remedy = code, address, model, remedy
+        self.code, self.address, self.model, self.remedy, self.attempts = code, address, model, remedy, attempts
 
 
 class UnreachableError(VitError):
@@ -68,6 +70,10 @@ class ServerError(VitError):
 
 class SpaceError(VitError):
     """Vectors of two embedding spaces, or answers of two versions, would have been mixed."""
+
+
+class SpaceChangedError(SpaceError):
+    """The served version has gone in the middle of a job, and the one that is served now has another space."""
 
 
 class ImageError(VitError):
@@ -101,6 +107,9 @@ _TABLE: dict[grpc.StatusCode, tuple[type[VitError], str]] = {
     grpc.StatusCode.FAILED_PRECONDITION: (RequestError, _REFUSED),
     grpc.StatusCode.OUT_OF_RANGE: (RequestError, _REFUSED),
     grpc.StatusCode.UNIMPLEMENTED: (RequestError, "give the gRPC port of a TensorFlow Serving server"),
+    grpc.StatusCode.UNAUTHENTICATED: (RequestError, "give a key that the server knows by api_key"),
+    grpc.StatusCode.PERMISSION_DENIED: (RequestError, "give a key that may do this"),
+    grpc.StatusCode.CANCELLED: (UnreachableError, "ask again: the server's port has closed"),
 }
 _OTHER = (ServerError, "look into the server's log")
 
@@ -117,7 +126,7 @@ def is_overload(code: grpc.StatusCode, details: str) -> bool:
     return code in _OVERLOAD and _OVERLOAD[code] in details
 
 
-def from_status(code: grpc.StatusCode, details: str, *, address: str, model: str) -> VitError:
+def from_status(code: grpc.StatusCode, details: str, *, address: str, model: str, attempts: int = 1) -> VitError:
     """The exception for a gRPC status.
 
     Args:
@@ -125,7 +134,8 @@ def from_status(code: grpc.StatusCode, details: str, *, address: str, model: str
         details: the server's or gRPC's own words; the first 300 characters are kept, on one line.
         address: the server that was asked.
         model: the model that was asked for.
+        attempts: how often it was asked.
     """
     kind, remedy = _TABLE.get(grpc.StatusCode.RESOURCE_EXHAUSTED if is_overload(code, details) else code, _OTHER)
     message = " ".join(details.split())[:300] or "the server gave no reason"
-    return kind(message, code=code.name, address=address, model=model, remedy=remedy)
+    return kind(message, code=code.name, address=address, model=model, remedy=remedy, attempts=attempts)

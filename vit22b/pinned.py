@@ -1,20 +1,21 @@
 """A served model with its version pinned: rows in, rows out, all of one version and so of one embedding space.
 
-Between vit22b.client, which says what a user may ask, and vit22b.transport, which carries it.
+Between vit22b.served, which begins anew when the version goes, and vit22b.transport, which carries requests.
 """
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeVar, get_args
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vit22b import errors, signature, wire_pb2
-from vit22b.batches import Batch, Inputs, NamedImage, check_inputs, image_batches, row_batches
-from vit22b.embeddings import Embeddings, Floats
+from vit22b.batches import Batch, Inputs, check_inputs, image_batches, row_batches
 from vit22b.signature import Manifest
+from vit22b.sources import NamedImage
 from vit22b.tensors import Array, from_wire, predict_request
 from vit22b.tokenizer import Tokenizer
 from vit22b.transport import Call, Transport
@@ -41,7 +42,22 @@ class Description:
     tokenizer: Tokenizer | None
 
 
-def describe(transport: Transport, version: int | None) -> Description:
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What came of the images of one request.
+
+    Attributes:
+        images: all of them, in the input's order.
+        rows: [n, ...] by output; zeros for an image that failed.
+        failures: those that could not be read or decoded, by index.
+    """
+
+    images: tuple[NamedImage, ...]
+    rows: Mapping[str, Array]
+    failures: Mapping[int, errors.Failure]
+
+
+async def describe(transport: Transport, version: int | None) -> Description:
     """Asks a model what it is.
 
     Args:
@@ -53,17 +69,21 @@ def describe(transport: Transport, version: int | None) -> Description:
     """
     request = predict_request(transport.model, signature.DESCRIBE, {}, version=version)
     try:
-        answer = transport.predict(request).result()
+        answer = await transport.predict(request).result()
         outputs = {name: from_wire(tensor).item() for name, tensor in answer.outputs.items()}
         manifest = Manifest.from_json(outputs[signature.MANIFEST])
         has_text = manifest.config.text is not None
         tokenizer = Tokenizer.from_json(outputs[signature.TOKENIZER]) if has_text else None
     except errors.RequestError as error:
-        raise transport.error(errors.RequestError, error.message, error.code, _FOREIGN) from error
+        raise transport.error(errors.RequestError, error.message, error.code, _remedy(error), error.attempts) from error
     except (KeyError, ValueError) as error:
         message = f"cannot read its description: {error}"
         raise transport.error(errors.ServerError, message, "DATA_LOSS", _FOREIGN) from error
     return Description(answer.model_spec.version.value, manifest, tokenizer)
+
+
+def _remedy(error: errors.RequestError) -> str:
+    return error.remedy if error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED") else _FOREIGN
 
 
 class PinnedModel:
@@ -79,106 +99,154 @@ class PinnedModel:
         self.description = description
         self._transport, self._in_flight = transport, in_flight
         self._manifest = description.manifest
-        self._width = description.manifest.config.image.embedding
         self._contract = self._manifest.contract()
         self._largest = description.manifest.batch_sizes[-1]
 
-    def embed_images(self, images: Sequence[NamedImage], on_error: OnError) -> Embeddings:
-        """Vectors of images; see Client.embed_images."""
-        if on_error not in get_args(OnError):
-            raise ValueError(f"on_error is {on_error!r}; expected one of {', '.join(get_args(OnError))}")
-        vectors = np.zeros((len(images), self._width), np.float32)
-        failures: list[errors.Failure] = []
-        bad = f"no whole JPEG, PNG, WebP, GIF or BMP of at most {self._manifest.preprocess.max_pixels} pixels"
-        for batch, rows, fine in self._image_answers(image_batches(images, self._largest, failures)):
-            vectors[[image.index for image in batch.images]] = rows
-            failures.extend(image.failure(bad) for image, ok in zip(batch.images, fine, strict=True) if not ok)
-        failures.sort(key=lambda failure: failure.index)
-        if failures and on_error == "raise":
-            raise errors.ImageError(failures, address=self._transport.address, model=self._transport.model)
-        failed = {failure.index for failure in failures} if on_error == "skip" else set()
-        kept = [image for image in images if image.index not in failed]
-        return Embeddings(
-            vectors=vectors[[image.index for image in kept]],
-            names=tuple(image.name for image in kept),
-            indices=tuple(image.index for image in kept),
-            space_id=self._manifest.space_id,
-            version=self.description.version,
-            failures=tuple(failures),
-        )
+    @property
+    def space_id(self) -> str:
+        """The space of its vectors."""
+        return self._manifest.space_id
 
-    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors of texts; see Client.embed_texts."""
+    @property
+    def width(self) -> int:
+        """The dimensions of its vectors."""
+        return self._manifest.config.image.embedding
+
+    def images(
+        self, images: AsyncIterator[NamedImage], name: str, outputs: Sequence[str]
+    ) -> AsyncGenerator[Part, None]:
+        """Any signature that takes encoded images and answers for each of them, part by part, in order.
+
+        Args:
+            images: those of a part are read when a request is made of them.
+            name: of the signature; embed_image_each is done without where a model lacks it.
+            outputs: that are wanted.
+
+        Raises:
+            VitError: no answer, or no such signature.
+        """
+        batches = image_batches(images, self._largest, self._transport.waits)
+        if name == signature.EMBED_IMAGE_EACH and name not in self._manifest.signatures:
+            return self._parts(self._one_by_one(batches), outputs)
+        requests = self._requests(batches)
+        return self._parts(self._answers(name, requests, (*outputs, signature.OK)), outputs)
+
+    def token_ids(self, texts: Sequence[str]) -> Array:
+        """Texts as the text tower takes them: int32 [n, T].
+
+        Raises:
+            RequestError: the model has no text tower.
+        """
         if self.description.tokenizer is None:
             raise self._refusal("the model has no text tower", "ask for a model that was tuned with captions")
-        ids = self.description.tokenizer.encode(texts)
-        return self.embed_rows(signature.EMBED_TEXT, {signature.TOKEN_IDS: ids}, texts)
+        return self.description.tokenizer.encode(texts)
 
-    def embed_rows(self, name: str, inputs: Inputs, names: Sequence[str]) -> Embeddings:
-        """Vectors by the signature `name`, which has the output `embedding`, of n rows with the names given."""
-        vectors = self.rows(name, inputs)[signature.EMBEDDING] if names else np.zeros((0, self._width), np.float32)
-        version = self.description.version
-        return Embeddings(vectors, tuple(names), tuple(range(len(names))), self._manifest.space_id, version)
-
-    def rows(self, name: str, inputs: Inputs) -> dict[str, Array]:
+    async def rows(self, name: str, inputs: Inputs) -> dict[str, Array]:
         """Any signature over any number of rows; see Client.predict."""
         if name in self._contract:
             check_inputs(name, inputs, self._contract[name].inputs)
-        requests = ((None, batch) for batch in row_batches(inputs, self._largest))
-        answers = [outputs for _, outputs in self._answers(name, requests)]
+        requests = _each((None, batch) for batch in row_batches(inputs, self._largest))
+        async with contextlib.aclosing(self._answers(name, requests)) as found:
+            answers = [outputs async for _, outputs in found]
         return {alias: np.concatenate([outputs[alias] for outputs in answers]) for alias in answers[0]}
 
-    def _image_answers(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats, Flags]]:
-        """Every batch with its vectors, and whether each of its images could be decoded."""
-        if signature.EMBED_IMAGE_EACH not in self._manifest.signatures:
-            for batch in batches:
-                yield batch, *self._bisect(batch.encoded)
-            return
-        requests = ((batch, {signature.IMAGE_BYTES: batch.encoded}) for batch in batches)
-        for batch, outputs in self._answers(signature.EMBED_IMAGE_EACH, requests):
-            yield batch, outputs[signature.EMBEDDING], outputs[signature.OK]
+    async def _parts(
+        self, answers: AsyncGenerator[tuple[Batch, dict[str, Array]], None], outputs: Sequence[str]
+    ) -> AsyncGenerator[Part, None]:
+        bad = f"no whole JPEG, PNG, WebP, GIF or BMP of at most {self._manifest.preprocess.max_pixels} pixels"
+        async with contextlib.aclosing(answers):
+            async for batch, answered in answers:
+                failures = dict(batch.unreadable)
+                for image, ok in zip(batch.readable(), answered[signature.OK], strict=True):
+                    if not ok:
+                        failures[image.index] = image.failure(bad)
+                places = [place for place, image in enumerate(batch.images) if image.index not in batch.unreadable]
+                rows = {alias: _spread(answered[alias], places, len(batch.images)) for alias in outputs}
+                yield Part(batch.images, rows, failures)
 
-    def _bisect(self, encoded: Sequence[bytes]) -> tuple[Floats, Flags]:
+    async def _requests(self, batches: AsyncIterator[Batch]) -> AsyncIterator[tuple[Batch, Inputs]]:
+        async for batch in batches:
+            yield batch, {signature.IMAGE_BYTES: batch.encoded}
+
+    async def _one_by_one(self, batches: AsyncIterator[Batch]) -> AsyncGenerator[tuple[Batch, dict[str, Array]], None]:
+        async for batch in batches:
+            vectors, ok = await self._bisect(batch.encoded)
+            yield batch, {signature.EMBEDDING: vectors, signature.OK: ok}
+
+    async def _bisect(self, encoded: Sequence[bytes]) -> tuple[Array, Flags]:
         """Finds the bad images by halves, where the model refuses a whole batch for one of them."""
+        nothing = np.zeros((len(encoded), self.width), np.float32), np.zeros(len(encoded), np.bool_)
+        if not encoded:
+            return nothing
         try:
-            outputs = self.rows(signature.EMBED_IMAGE, {signature.IMAGE_BYTES: encoded})
+            outputs = await self.rows(signature.EMBED_IMAGE, {signature.IMAGE_BYTES: encoded})
             return outputs[signature.EMBEDDING], np.ones(len(encoded), np.bool_)
         except errors.RequestError as error:
             if error.code != "INVALID_ARGUMENT":
                 raise
         if len(encoded) == 1:
-            return np.zeros((1, self._width), np.float32), np.zeros(1, np.bool_)
+            return nothing
         half = len(encoded) // 2
-        left, right = self._bisect(encoded[:half]), self._bisect(encoded[half:])
+        left, right = await self._bisect(encoded[:half]), await self._bisect(encoded[half:])
         return np.concatenate([left[0], right[0]]), np.concatenate([left[1], right[1]])
 
-    def _answers(self, name: str, requests: Iterable[tuple[Item, Inputs]]) -> Iterator[tuple[Item, dict[str, Array]]]:
+    async def _answers(
+        self, name: str, requests: AsyncIterator[tuple[Item, Inputs]], outputs: Sequence[str] = ()
+    ) -> AsyncGenerator[tuple[Item, dict[str, Array]], None]:
         """Sends requests, a few at once, and gives the answers in order, each beside what came with its request."""
         if name not in self._manifest.signatures:
             raise self._refusal(f"the model has no signature {name}", f"it has {', '.join(self._manifest.signatures)}")
-        waiting: collections.deque[tuple[Item, Call[wire_pb2.PredictResponse]]] = collections.deque()
+        waiting: collections.deque[tuple[Item, Call[wire_pb2.PredictResponse] | None]] = collections.deque()
         try:
-            for item, inputs in requests:
+            async for item, inputs in requests:
                 if len(waiting) == self._in_flight:
                     first, call = waiting.popleft()
-                    yield first, self._outputs(call)
-                request = predict_request(self._transport.model, name, inputs, version=self.description.version)
-                waiting.append((item, self._transport.predict(request)))
+                    yield first, await self._outputs(call, name)
+                waiting.append((item, self._call(name, inputs, outputs)))
             while waiting:
                 first, call = waiting.popleft()
-                yield first, self._outputs(call)
+                yield first, await self._outputs(call, name)
         finally:
             for _, call in waiting:
-                call.cancel()
+                if call is not None:
+                    call.cancel()
 
-    def _outputs(self, call: Call[wire_pb2.PredictResponse]) -> dict[str, Array]:
-        answer = call.result()
+    def _call(self, name: str, inputs: Inputs, outputs: Sequence[str]) -> Call[wire_pb2.PredictResponse] | None:
+        """Sends a request; None in place of one without rows, of a batch of which no image could be read."""
+        if not any(len(values) for values in inputs.values()):
+            return None
+        version = self.description.version
+        return self._transport.predict(
+            predict_request(self._transport.model, name, inputs, version=version, outputs=outputs)
+        )
+
+    async def _outputs(self, call: Call[wire_pb2.PredictResponse] | None, name: str) -> dict[str, Array]:
+        if call is None:
+            return {
+                alias: np.zeros((0, *(size or 0 for size in tensor.shape[1:])), tensor.dtype)
+                for alias, tensor in self._contract[name].outputs.items()
+            }
+        answer = await call.result()
         asked, found = self.description.version, answer.model_spec.version.value
         if found != asked:
             message = f"version {asked} was asked and {found} has answered, whose vectors may lie in another space"
             remedy = "ask the server itself, or through a proxy that keeps the version"
             raise self._transport.error(errors.SpaceError, message, "FAILED_PRECONDITION", remedy)
-        return {name: from_wire(tensor) for name, tensor in answer.outputs.items()}
+        return {alias: from_wire(tensor) for alias, tensor in answer.outputs.items()}
 
     def _refusal(self, message: str, remedy: str) -> errors.VitError:
         return self._transport.error(errors.RequestError, message, "FAILED_PRECONDITION", remedy)
+
+
+def _spread(rows: Array, places: Sequence[int], count: int) -> Array:
+    """Rows at their places among `count`, with zeros between."""
+    if len(places) == count:
+        return rows
+    spread = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    spread[list(places)] = rows
+    return spread
+
+
+async def _each(items: Iterable[Item]) -> AsyncIterator[Item]:
+    for item in items:
+        yield item

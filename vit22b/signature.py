@@ -28,6 +28,7 @@ EMBED_IMAGE = "embed_image"
 EMBED_IMAGE_EACH = "embed_image_each"
 EMBED_PIXELS = "embed_pixels"
 FEATURES = "features"
+FEATURES_EACH = "features_each"
 LOGITS = "logits"
 LOGITS_PIXELS = "logits_pixels"
 EMBED_TEXT = "embed_text"
@@ -119,6 +120,7 @@ def signatures(
         EMBED_IMAGE_EACH: Signature(image_bytes, {**embedding, OK: Tensor("bool", (None,))}),
         EMBED_PIXELS: Signature(pixels, embedding),
         FEATURES: Signature(pixels, features),
+        FEATURES_EACH: Signature(image_bytes, {**features, OK: Tensor("bool", (None,))}),
         DESCRIBE: Signature({}, {MANIFEST: Tensor("string", ()), TOKENIZER: Tensor("string", ())}),
     }
     if config.classes:

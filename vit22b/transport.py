@@ -1,18 +1,20 @@
-"""The calls to a server: one channel, a deadline on every call, and plain retries.
+"""The calls to a model's servers: a deadline on every call, retries within a budget, hedges.
 
 Between server and client on the walk. It carries messages and knows nothing of their content; vit22b.client says what
 to send.
 """
 
 import dataclasses
-import random
 import time
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from concurrent import futures
+from typing import Any, Generic, TypeVar
 
 import grpc
 
 from vit22b import errors, wire_pb2
+from vit22b.channel import Addresses, ChannelOptions, open_channel
+from vit22b.retry import Budget, Retry
+from vit22b.waits import Waits
 
 # A message of wire_pb2; generated code has no types.
 Request = Any
@@ -21,100 +23,85 @@ Answer = TypeVar("Answer")
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
-_OPTIONS = (
-    # gRPC's own limit is 4 MiB, which a batch of photographs or of token outputs passes. -1 is none, as on the server.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # By default a refused connection is not tried again for a second or more, and every retry before that is lost.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-)
-
 
 @dataclasses.dataclass(frozen=True)
-class Retry:
-    """When a call is tried again, and after how long.
-
-    Only what no request can have caused is retried: a server that is away or restarts (UNAVAILABLE), and one that has
-    no thread or no place in its queue. The pause is drawn between 0 and a bound that doubles each time, so that clients
-    do not return all at once.
+class CallOptions:
+    """How a server is asked.
 
     Attributes:
-        attempts: calls in all, the first included; 1 means no retry.
-        first_pause: bound of the first pause, in seconds.
-        longest_pause: bound of every pause, in seconds.
+        timeout: seconds that a call may take, its retries included.
+        retry: when a call is tried again.
+        hedge_after: seconds without an answer after which a second request is sent, to the next server where there
+            are several; the first answer counts. None for never.
+        api_key: that the server asks for; anybody on the way reads it unless the connection has TLS.
     """
 
-    attempts: int = 5
-    first_pause: float = 0.2
-    longest_pause: float = 5.0
+    timeout: float = 60.0
+    retry: Retry = dataclasses.field(default_factory=Retry)
+    hedge_after: float | None = None
+    api_key: str | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.attempts <= 100:
-            raise ValueError(f"attempts is {self.attempts}; expected 1 (the call alone) to 100")
-
-    def pause(self, attempt: int, code: grpc.StatusCode, details: str) -> float | None:
-        """Seconds to wait after attempt number `attempt` (from 1) has failed, or None to give up."""
-        retryable = code is grpc.StatusCode.UNAVAILABLE or errors.is_overload(code, details)
-        if not retryable or attempt >= self.attempts:
-            return None
-        return random.uniform(0, min(self.longest_pause, self.first_pause * 2 ** (attempt - 1)))
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout}; expected a positive number of seconds")
+        if self.hedge_after is not None and not self.hedge_after >= 0:
+            raise ValueError(f"hedge_after is {self.hedge_after}; expected seconds, or None")
 
 
 class Transport:
-    """A channel to one server.
+    """Calls to a model.
 
     Args:
-        address: host:port, or unix:PATH.
+        addresses: of its servers.
         model: the model that errors are about.
-        timeout: seconds that a call may take, its retries included.
-        retry: when a call is tried again.
-
-    Raises:
-        ValueError: an address of another form, or a timeout that is not positive.
+        channel: how the servers are reached.
+        options: how they are asked.
+        waits: where answers are waited for.
     """
 
-    def __init__(self, address: str, model: str, *, timeout: float, retry: Retry) -> None:
-        _check_address(address)
-        if not timeout > 0:
-            raise ValueError(f"timeout is {timeout}; expected a positive number of seconds")
-        self.address, self.model, self.timeout, self.retry = address, model, timeout, retry
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._predict = self._channel.unary_unary(
-            PREDICT,
-            request_serializer=wire_pb2.PredictRequest.SerializeToString,
-            response_deserializer=wire_pb2.PredictResponse.FromString,
-        )
-        self._status = self._channel.unary_unary(
-            STATUS,
-            request_serializer=wire_pb2.GetModelStatusRequest.SerializeToString,
-            response_deserializer=wire_pb2.GetModelStatusResponse.FromString,
-        )
+    def __init__(
+        self, addresses: Addresses, model: str, *, channel: ChannelOptions, options: CallOptions, waits: Waits
+    ) -> None:
+        self.addresses, self.model, self.options, self.waits = addresses, model, options, waits
+        self.budget = Budget(options.retry.budget)
+        self.metadata = (("authorization", f"Bearer {options.api_key}"),) if options.api_key else None
+        self._channel_options = channel
+        self._channel: grpc.Channel | None = None
+        self._closed = False
 
     def predict(self, request: wire_pb2.PredictRequest) -> "Call[wire_pb2.PredictResponse]":
         """Sends a request and does not wait for the answer."""
-        return Call(self, self._predict, request)
+        serialise = wire_pb2.PredictRequest.SerializeToString
+        return Call(self, self._method(PREDICT, serialise, wire_pb2.PredictResponse.FromString), request)
 
     def status(self, request: wire_pb2.GetModelStatusRequest) -> "Call[wire_pb2.GetModelStatusResponse]":
         """Sends a question for the states of a model's versions and does not wait for the answer."""
-        return Call(self, self._status, request)
+        serialise = wire_pb2.GetModelStatusRequest.SerializeToString
+        return Call(self, self._method(STATUS, serialise, wire_pb2.GetModelStatusResponse.FromString), request)
 
-    def error(self, kind: type[errors.VitError], message: str, code: str, remedy: str) -> errors.VitError:
-        """An exception of this tree about this server and model."""
-        return kind(message, code=code, address=self.address, model=self.model, remedy=remedy)
+    def error(
+        self, kind: type[errors.VitError], message: str, code: str, remedy: str, attempts: int = 1
+    ) -> errors.VitError:
+        """An exception of this tree about these servers and this model."""
+        address = str(self.addresses)
+        return kind(message, code=code, address=address, model=self.model, attempts=attempts, remedy=remedy)
 
     def close(self) -> None:
-        """Closes the channel; calls under way end."""
-        self._channel.close()
+        """Closes the connections; calls under way end."""
+        self._closed = True
+        if self._channel is not None:
+            self._channel.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _method(self, path: str, serialise: Any, parse: Any) -> grpc.UnaryUnaryMultiCallable:
+        if self._closed:
+            raise ValueError("the client is closed; make another one")
+        if self._channel is None:
+            try:
+                self._channel = open_channel(self.addresses, self._channel_options)
+            except OSError as error:
+                remedy = "give the names and files that there are"
+                raise self.error(errors.UnreachableError, str(error), "UNAVAILABLE", remedy) from error
+        return self._channel.unary_unary(path, request_serializer=serialise, response_deserializer=parse)
 
 
 class Call(Generic[Answer]):
@@ -122,40 +109,77 @@ class Call(Generic[Answer]):
 
     def __init__(self, transport: Transport, method: grpc.UnaryUnaryMultiCallable, request: Request) -> None:
         self._transport, self._method, self._request = transport, method, request
-        self._deadline = time.monotonic() + transport.timeout
-        self._attempt = 1
-        self._future = method.future(request, timeout=transport.timeout)
+        self._began = time.monotonic()
+        self._attempt = 0
+        self._sent: dict[grpc.Future, futures.Future[None]] = {}
+        self._send()
 
-    def result(self) -> Answer:
+    async def result(self) -> Answer:
         """Waits for the answer, and tries again where the Retry says so.
 
         Raises:
             VitError: the last attempt's error.
         """
-        while True:
-            try:
-                return self._future.result()
-            except grpc.RpcError:
-                self._again(self._future.code(), self._future.details() or "")
+        try:
+            while True:
+                failed = await self._first_answer()
+                if failed.code() is grpc.StatusCode.OK:
+                    self._transport.budget.earn()
+                    return failed.result()
+                await self._pause(failed.code(), failed.details() or "")
+                self._send()
+        finally:
+            self.cancel()
 
     def cancel(self) -> None:
         """Gives the request up; no effect on one that has been answered."""
-        self._future.cancel()
+        for call in self._sent:
+            call.cancel()
 
-    def _again(self, code: grpc.StatusCode, details: str) -> None:
+    async def _first_answer(self) -> Any:
+        """The first of the requests to be answered, or the last to fail."""
+        waits, hedge_after = self._transport.waits, self._transport.options.hedge_after
+        if hedge_after is not None:
+            await waits.first(self._sent.values(), max(0.0, hedge_after - (time.monotonic() - self._began)))
+            if not any(done.done() for done in self._sent.values()) and self._transport.budget.spend():
+                self._send()
+        while True:
+            await waits.first(self._sent.values())
+            for call in [call for call, done in self._sent.items() if done.done()]:
+                if call.code() is grpc.StatusCode.OK or len(self._sent) == 1:
+                    return call
+                del self._sent[call]
+
+    async def _pause(self, code: grpc.StatusCode, details: str) -> None:
+        """Waits until the request may be sent again.
+
+        Raises:
+            VitError: it may not.
+        """
         transport = self._transport
-        pause = transport.retry.pause(self._attempt, code, details)
-        left = self._deadline - time.monotonic()
-        if pause is None or pause >= left:
-            raise errors.from_status(code, details, address=transport.address, model=transport.model)
-        time.sleep(pause)
+        self._sent.clear()
+        pause = transport.options.retry.pause(self._attempt, code, details)
+        # Of several servers one may have the version that another has not yet, or no longer.
+        if code is grpc.StatusCode.NOT_FOUND and self._attempt < len(transport.addresses):
+            pause = 0.0
+        within = pause is not None and pause < self._left()
+        if not within or (errors.is_overload(code, details) and not transport.budget.spend()):
+            address, model = str(transport.addresses), transport.model
+            raise errors.from_status(code, details, address=address, model=model, attempts=self._attempt)
+        await transport.waits.sleep(pause or 0.0)
+
+    def _send(self) -> None:
         self._attempt += 1
-        self._future = self._method.future(self._request, timeout=left - pause)
+        timeout = max(0.0, self._left())
+        call = self._method.future(self._request, timeout=timeout, metadata=self._transport.metadata)
+        done: futures.Future[None] = futures.Future()
+        self._sent[call] = done
+        call.add_done_callback(lambda _call: _finish(done))
+
+    def _left(self) -> float:
+        return self._transport.options.timeout - (time.monotonic() - self._began)
 
 
-def _check_address(address: str) -> None:
-    host, colon, port = address.rpartition(":")
-    number = port.isdecimal() and 0 < int(port) < 65536
-    if address.startswith("unix:") or (host and colon and number and "/" not in host):
-        return
-    raise ValueError(f"the address is {address!r}; expected host:port, for instance localhost:8500")
+def _finish(done: "futures.Future[None]") -> None:
+    if done.set_running_or_notify_cancel():  # whoever waited in an event loop may have gone
+        done.set_result(None)

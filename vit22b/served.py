@@ -1,0 +1,341 @@
+"""What a client does, written once for both of its kinds: version and space kept, work begun anew when they change.
+
+Between vit22b.client, which says what a user may ask, and vit22b.pinned, one version of the model, on the walk
+SavedModel -> server -> client.
+"""
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+
+from vit22b import encodings, errors, signature, wire_pb2
+from vit22b.batches import Inputs
+from vit22b.embeddings import Classification, ClassVectors, Embeddings, Features, Floats, join
+from vit22b.encodings import Encoding
+from vit22b.pinned import Description, OnError, Part, PinnedModel, describe
+from vit22b.prompts import class_bank, find_templates, prompts
+from vit22b.sources import Image, NamedImage, check_several, named
+from vit22b.tensors import Array, model_spec
+from vit22b.transport import Transport
+
+Result = TypeVar("Result")
+Images = Iterable[Image] | AsyncIterable[Image]
+
+_RESTARTS = 5  # in a row without an answer: a model that is replaced faster than it answers
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionState:
+    """A version of a model on the server.
+
+    Attributes:
+        version: its number.
+        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+        message: why it failed, if it did.
+    """
+
+    version: int
+    state: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How vectors are wanted; see vit22b.encodings.
+
+    Attributes:
+        dimensions: how many of the model's; None for all.
+        encoding: of each.
+    """
+
+    dimensions: int | None = None
+    encoding: Encoding = "float32"
+
+    def __post_init__(self) -> None:
+        encodings.check(self.dimensions, self.encoding)
+
+
+class ServedModel:
+    """A model on a server, and the version of it that was pinned.
+
+    Args:
+        transport: to the server.
+        version: a version to stay with; None for the latest.
+        in_flight: requests under way at once.
+        allow_urls: whether an image may be an address on the web.
+    """
+
+    def __init__(self, transport: Transport, version: int | None, in_flight: int, *, allow_urls: bool) -> None:
+        self._transport, self._version = transport, version
+        self._in_flight, self._allow_urls = in_flight, allow_urls
+        self._model: PinnedModel | None = None
+
+    async def describe(self) -> Description:
+        """See Client.describe."""
+        return (await self._pin()).description
+
+    async def versions(self) -> tuple[VersionState, ...]:
+        """See Client.versions."""
+        request = wire_pb2.GetModelStatusRequest(model_spec=model_spec(self._transport.model, None))
+        answer = await self._transport.status(request).result()
+        state_name = wire_pb2.ModelVersionStatus.State.Name
+        return tuple(
+            VersionState(status.version, state_name(status.state), status.status.error_message)
+            for status in answer.model_version_status
+        )
+
+    async def embed_images(self, images: Images, on_error: OnError, form: Form) -> Embeddings:
+        """See Client.embed_images."""
+        parts = await self._collect(images, signature.EMBED_IMAGE_EACH, [signature.EMBEDDING], on_error)
+        if not parts:
+            model = await self._pin()
+            return _embeddings(model, Part((), {signature.EMBEDDING: np.zeros((0, model.width), np.float32)}, {}), form)
+        return join([_embeddings(model, part, form, on_error) for model, part in parts])
+
+    async def stream_images(self, images: Images, on_error: OnError, form: Form) -> AsyncGenerator[Embeddings, None]:
+        """See Client.stream_images."""
+        _check_on_error(on_error)
+        stream = self._stream(self._named(images), signature.EMBED_IMAGE_EACH, [signature.EMBEDDING])
+        async with contextlib.aclosing(stream):
+            async for model, part in stream:
+                if on_error == "raise":
+                    self._refuse(part.failures.values())
+                yield _embeddings(model, part, form, on_error)
+
+    async def embed_pixels(self, pixels: Array, form: Form) -> Embeddings:
+        """See Client.embed_pixels."""
+        names = [f"image {index}" for index in range(len(pixels))]
+        inputs = {signature.PIXELS: pixels}
+        return await self._pinned(lambda model: _rows(model, signature.EMBED_PIXELS, inputs, names, form))
+
+    async def embed_texts(self, texts: Sequence[str], form: Form) -> Embeddings:
+        """See Client.embed_texts."""
+
+        async def work(model: PinnedModel) -> Embeddings:
+            inputs = {signature.TOKEN_IDS: model.token_ids(texts)}
+            return await _rows(model, signature.EMBED_TEXT, inputs, texts, form)
+
+        return await self._pinned(work)
+
+    async def features(self, images: Images, tokens: bool, layers: Sequence[int], on_error: OnError) -> Features:
+        """See Client.features."""
+        manifest = (await self.describe()).manifest
+        if missing := sorted(set(layers) - set(manifest.feature_layers)):
+            raise ValueError(
+                f"layers are {list(layers)}, and the model answers {list(manifest.feature_layers)} and not {missing}; "
+                "export it with --feature_layers"
+            )
+        outputs = [signature.POOLED, *([signature.TOKENS] if tokens else []), *map(signature.layer_tokens, layers)]
+        parts = await self._collect(images, signature.FEATURES_EACH, outputs, on_error)
+        if not parts:
+            raise ValueError("there are no images; expected one or more")
+        kept = [(model, part, _kept(part, on_error)) for model, part in parts]
+        rows = {name: np.concatenate([part.rows[name][places] for _, part, places in kept]) for name in outputs}
+        model = parts[-1][0]
+        return Features(
+            pooled=rows[signature.POOLED],
+            tokens=rows.get(signature.TOKENS),
+            layers={layer: rows[signature.layer_tokens(layer)] for layer in layers},
+            names=tuple(part.images[place].name for _, part, places in kept for place in places),
+            indices=tuple(part.images[place].index for _, part, places in kept for place in places),
+            space_id=model.space_id,
+            version=model.description.version,
+            failures=_failures(parts),
+        )
+
+    async def embed_classes(self, classes: Sequence[str], templates: Sequence[str]) -> ClassVectors:
+        """See Client.embed_classes."""
+        found = find_templates(templates)
+        rows = prompts(classes, found)
+        texts = await self.embed_texts([text for row in rows for text in row], Form())
+        bank = class_bank(texts.vectors.reshape(len(rows), len(rows[0]), -1))
+        return ClassVectors(tuple(classes), found, bank, texts.space_id, texts.version)
+
+    async def classify(
+        self, images: Images, classes: Sequence[str] | ClassVectors, templates: Sequence[str], on_error: OnError
+    ) -> Classification:
+        """See Client.classify."""
+        again = self._again(images)
+        for left in reversed(range(_RESTARTS)):
+            given = isinstance(classes, ClassVectors)
+            bank = classes if isinstance(classes, ClassVectors) else await self.embed_classes(classes, templates)
+            found = await self.embed_images(again or images, on_error, Form())
+            if found.space_id == bank.space_id:
+                return Classification(found.vectors @ bank.vectors.T, bank.classes, found)
+            if given or again is None or not left:
+                raise self._mixed(bank.space_id, found.space_id, "embed the classes again with the model of today")
+        raise AssertionError("unreachable")
+
+    async def predict(self, name: str, inputs: Inputs) -> dict[str, Array]:
+        """See Client.predict."""
+        return await self._pinned(lambda model: model.rows(name, inputs))
+
+    async def _pin(self) -> PinnedModel:
+        if self._model is None:
+            self._model = PinnedModel(self._transport, await describe(self._transport, self._version), self._in_flight)
+        return self._model
+
+    def _unpin(self, model: PinnedModel) -> None:
+        """Forgets a version that is served no more. If there is no other, the next pin says so."""
+        if self._model is model:  # and not one that another thread or task has found meanwhile
+            self._model = None
+
+    async def _pinned(self, work: Callable[[PinnedModel], Awaitable[Result]]) -> Result:
+        """Does the work with one version; anew, should it go meanwhile."""
+        for _ in range(_RESTARTS):
+            model = await self._pin()
+            try:
+                return await work(model)
+            except errors.NotServedError:
+                self._unpin(model)
+        return await work(await self._pin())
+
+    async def _collect(
+        self, images: Images, name: str, outputs: Sequence[str], on_error: OnError
+    ) -> list[tuple[PinnedModel, Part]]:
+        """All parts of a stream, of one space; anew, should the space change and the images be there still."""
+        _check_on_error(on_error)
+        again = self._again(images)
+        for left in reversed(range(_RESTARTS)):
+            stream = self._stream(self._named(again or images), name, outputs)
+            try:
+                async with contextlib.aclosing(stream):
+                    parts = [pair async for pair in stream]
+            except errors.SpaceChangedError:
+                if again is None or not left:
+                    raise
+            else:
+                if on_error == "raise":
+                    self._refuse(_failures(parts))
+                return parts
+        raise AssertionError("unreachable")
+
+    async def _stream(
+        self, images: AsyncIterator[NamedImage], name: str, outputs: Sequence[str]
+    ) -> AsyncGenerator[tuple[PinnedModel, Part], None]:
+        """What comes of each request, in order and of one space, with the version that answered."""
+        feed, space, failed = _Feed(images), "", 0
+        while True:
+            model = await self._pin()
+            if space and model.space_id != space:
+                remedy = f"{feed.done} images were answered; do the job anew, with a list it does so by itself"
+                raise self._mixed(space, model.space_id, remedy)
+            try:
+                async with contextlib.aclosing(model.images(feed.unanswered(), name, outputs)) as parts:
+                    async for part in parts:
+                        space, failed = model.space_id, 0
+                        feed.answered(len(part.images))
+                        yield model, part
+            except errors.NotServedError:
+                # The version was unloaded. Another one of the same space goes on where this one ended.
+                self._unpin(model)
+                failed += 1
+                if failed > _RESTARTS:
+                    raise
+            else:
+                return
+
+    def _again(self, images: Images) -> list[NamedImage] | None:
+        """The images so that they can be gone through several times; None for those that come once."""
+        check_several(images)
+        if not isinstance(images, Sequence | np.ndarray):
+            return None
+        return [self._name(index, image) for index, image in enumerate(images)]
+
+    async def _named(self, images: Images) -> AsyncIterator[NamedImage]:
+        check_several(images)
+        index = 0
+        async for image in self._transport.waits.items(images):
+            yield self._name(index, image)
+            index += 1
+
+    def _name(self, index: int, image: Any) -> NamedImage:
+        return image if isinstance(image, NamedImage) else named(index, image, allow_urls=self._allow_urls)
+
+    def _refuse(self, failures: Iterable[errors.Failure]) -> None:
+        """Raises ImageError if there is a failure."""
+        if found := tuple(failures):
+            raise errors.ImageError(found, address=str(self._transport.addresses), model=self._transport.model)
+
+    def _mixed(self, one: str, other: str, remedy: str) -> errors.VitError:
+        message = f"the vectors would lie in two spaces, {one} and {other}, since another version is served now"
+        return self._transport.error(errors.SpaceChangedError, message, "FAILED_PRECONDITION", remedy)
+
+
+class _Feed:
+    """Images that are given out again unless they were answered.
+
+    Attributes:
+        done: how many were.
+    """
+
+    def __init__(self, images: AsyncIterator[NamedImage]):
+        self._images = images
+        self._waiting: collections.deque[NamedImage] = collections.deque()
+        self.done = 0
+
+    async def unanswered(self) -> AsyncIterator[NamedImage]:
+        """Those that wait for their answers, and then new ones."""
+        for image in list(self._waiting):
+            yield image
+        async for image in self._images:
+            self._waiting.append(image)
+            yield image
+
+    def answered(self, count: int) -> None:
+        """Forgets the first of those that wait."""
+        for _ in range(count):
+            self._waiting.popleft()
+        self.done += count
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error is {on_error!r}; expected one of {', '.join(get_args(OnError))}")
+
+
+def _embeddings(model: PinnedModel, part: Part, form: Form, on_error: OnError = "skip") -> Embeddings:
+    kept = _kept(part, on_error)
+    images = [part.images[place] for place in kept]
+    return _formed(
+        model,
+        part.rows[signature.EMBEDDING][kept],
+        form,
+        names=tuple(image.name for image in images),
+        indices=tuple(image.index for image in images),
+        failures=tuple(failure for _, failure in sorted(part.failures.items())),
+    )
+
+
+async def _rows(model: PinnedModel, name: str, inputs: Inputs, names: Sequence[str], form: Form) -> Embeddings:
+    """Vectors by the signature `name`, which has the output `embedding`, of n rows with the names given."""
+    vectors: Floats = np.zeros((0, model.width), np.float32)
+    if names:
+        vectors = (await model.rows(name, inputs))[signature.EMBEDDING]
+    return _formed(model, vectors, form, names=tuple(names), indices=tuple(range(len(names))), failures=())
+
+
+def _formed(model: PinnedModel, vectors: Floats, form: Form, **fields: Any) -> Embeddings:
+    encodings.check(form.dimensions, form.encoding, model.width)
+    return Embeddings(
+        vectors=encodings.encode(encodings.shorten(vectors, form.dimensions), form.encoding),
+        space_id=model.space_id,
+        version=model.description.version,
+        dimensions=form.dimensions or model.width,
+        encoding=form.encoding,
+        **fields,
+    )
+
+
+def _kept(part: Part, on_error: OnError) -> list[int]:
+    """The places of a part's images that have a row in the result."""
+    all_places = range(len(part.images))
+    return [place for place in all_places if on_error == "return" or part.images[place].index not in part.failures]
+
+
+def _failures(parts: Iterable[tuple[PinnedModel, Part]]) -> tuple[errors.Failure, ...]:
+    return tuple(failure for _, part in parts for _, failure in sorted(part.failures.items()))
