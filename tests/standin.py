@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from PIL import Image
 
 from tests import manifests
@@ -28,6 +29,7 @@ from vit22b.signature import Manifest
 from vit22b.tensors import from_wire, to_wire
 from vit22b.tokenizer import train_tokenizer
 
+_HEALTH = health_pb2.HealthCheckResponse
 COLOURS = ("red", "green", "blue")
 WIDTH = 8
 RESOLUTION = 4
@@ -66,6 +68,8 @@ class StandIn:
     text: bool = True
     without: tuple[str, ...] = ()
     delay: float = 0.0
+    key: str | None = None
+    serving: bool | None = None  # what its health service says; None has none
     echoed_version: int | None = None
     unloads_after: int | None = None
     refusals: list[tuple[grpc.StatusCode, str]] = dataclasses.field(default_factory=list)
@@ -85,6 +89,8 @@ class StandIn:
         with self.lock:
             self.under_way -= 1
             self.requests.append(request)
+        if self.key and ("authorization", f"Bearer {self.key}") not in context.invocation_metadata():
+            refusal = (grpc.StatusCode.UNAUTHENTICATED, "This server needs an API key")
         if refusal:
             context.abort(*refusal)
         outputs = self._outputs(request, context)
@@ -143,6 +149,10 @@ class StandIn:
         vectors /= np.maximum(lengths, 1e-9)
         if name == signature.FEATURES:
             return {signature.POOLED: packed(vectors), signature.TOKENS: packed(vectors[:, None])}
+        if name == signature.FEATURES_EACH:
+            every = packed(vectors[:, None])
+            answers = {signature.POOLED: packed(vectors), signature.TOKENS: every, signature.OK: packed(ok)}
+            return {alias: answers[alias] for alias in request.output_filter}
         if name == signature.EMBED_IMAGE_EACH:
             return {signature.EMBEDDING: packed(vectors), signature.OK: packed(ok)}
         if not ok.all():
@@ -174,7 +184,9 @@ def packed(values: np.ndarray) -> wire_pb2.TensorProto:
 
 
 @contextmanager
-def serve(standin: StandIn, address: str = "127.0.0.1:0") -> Iterator[StandIn]:
+def serve(
+    standin: StandIn, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+) -> Iterator[StandIn]:
     """Serves on a port of this machine, by default a free one, until the end of the block."""
     methods = {
         "PredictionService": ("Predict", standin.predict, wire_pb2.PredictRequest, wire_pb2.PredictResponse),
@@ -194,7 +206,12 @@ def serve(standin: StandIn, address: str = "127.0.0.1:0") -> Iterator[StandIn]:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", {method: handler}),)
         )
-    standin.address = f"127.0.0.1:{server.add_insecure_port(address)}"
+    if standin.serving is not None:
+        checked = health.HealthServicer()
+        checked.set("", _HEALTH.SERVING if standin.serving else _HEALTH.NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(checked, server)
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    standin.address = f"127.0.0.1:{port}"
     server.start()
     try:
         yield standin

@@ -144,6 +144,7 @@ def open_channel(addresses: Addresses, options: ChannelOptions) -> grpc.Channel:
         arguments += [
             ("grpc.keepalive_time_ms", round(options.keep_alive * 1000)),
             ("grpc.keepalive_timeout_ms", round(_UNACKNOWLEDGED * 1000)),
+            ("grpc.http2.ping_timeout_ms", round(_UNACKNOWLEDGED * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
         ]
     if options.balance:

@@ -40,8 +40,8 @@ class _Connected:
         in_flight: requests under way at once; the server batches them together where it can.
         tls: certificates; None for a plain connection.
         api_key: that the server asks for, if it does.
-        hedge_after: seconds after which a request without an answer is sent a second time; None for never. With it, a
-            server that is slow once is not waited for, at the price of some more requests.
+        hedge_after: seconds after which a request without an answer is sent once more, up to three times; None for
+            never. With it, a server that is slow once is not waited for, at the price of some more requests.
         keep_alive: seconds without traffic after which the connection is tested; None for never.
         balance: whether requests go to the servers in turn, past those that say of themselves that they do not serve.
             None does so with several addresses. True does with one name of several servers too.

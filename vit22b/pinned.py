@@ -70,12 +70,13 @@ async def describe(transport: Transport, version: int | None) -> Description:
     request = predict_request(transport.model, signature.DESCRIBE, {}, version=version)
     try:
         answer = await transport.predict(request).result()
+    except errors.RequestError as error:
+        raise transport.error(errors.RequestError, error.message, error.code, _remedy(error), error.attempts) from error
+    try:
         outputs = {name: from_wire(tensor).item() for name, tensor in answer.outputs.items()}
         manifest = Manifest.from_json(outputs[signature.MANIFEST])
         has_text = manifest.config.text is not None
         tokenizer = Tokenizer.from_json(outputs[signature.TOKENIZER]) if has_text else None
-    except errors.RequestError as error:
-        raise transport.error(errors.RequestError, error.message, error.code, _remedy(error), error.attempts) from error
     except (KeyError, ValueError) as error:
         message = f"cannot read its description: {error}"
         raise transport.error(errors.ServerError, message, "DATA_LOSS", _FOREIGN) from error

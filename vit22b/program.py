@@ -2,9 +2,11 @@
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client; the programs on it run
 through here. Exit codes: 0 done, or told to stop and the work saved; 1 failed; 2 what the user gave is wrong; 130
-interrupted.
+interrupted; 141 nobody reads stdout any more.
 """
 
+import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
@@ -25,10 +27,12 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
 
 
 def run(
-    main: Callable[[Settings], int | None],
+    main: Callable[..., int | None],
     settings: type[Settings],
     description: str | None,
     failures: tuple[type[Exception], ...] = (),
+    *,
+    rest: bool = False,
 ) -> NoReturn:
     """Parses the command line into `settings`, runs `main` on it, and exits.
 
@@ -40,16 +44,24 @@ def run(
         settings: a dataclass, every field of which becomes a flag.
         description: for --help, the module's docstring.
         failures: further exceptions to tell in one line.
+        rest: whether flags that `settings` does not have are somebody else's: `main` gets them as a list, second.
     """
-    parsed = tyro.cli(
+    command_line = functools.partial(
+        tyro.cli,
         settings,
         description=description,
         use_underscores=True,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    given = command_line(return_unknown_args=True) if rest else (command_line(),)
     told: tuple[type[Exception], ...] = (OSError, *failures)
     try:
-        code = main(parsed) or 0
+        code = main(*given) or 0
+        sys.stdout.flush()  # here, where it is known what a failure means
+    except BrokenPipeError:
+        # What reads it, such as `head`, has enough. The rest is for nobody, and Python would complain of it as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # 128 + SIGPIPE, as of a program that does not handle the signal
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         code = stopped.code

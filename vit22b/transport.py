@@ -23,6 +23,9 @@ Answer = TypeVar("Answer")
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
+_HEDGES = 3
+_ROUNDS = 4  # past all servers: other requests take turns too, and the same server may come again
+
 
 @dataclasses.dataclass(frozen=True)
 class CallOptions:
@@ -32,7 +35,7 @@ class CallOptions:
         timeout: seconds that a call may take, its retries included.
         retry: when a call is tried again.
         hedge_after: seconds without an answer after which a second request is sent, to the next server where there
-            are several; the first answer counts. None for never.
+            are several, and so on, up to three; the first answer counts. None for never.
         api_key: that the server asks for; anybody on the way reads it unless the connection has TLS.
     """
 
@@ -139,10 +142,12 @@ class Call(Generic[Answer]):
     async def _first_answer(self) -> Any:
         """The first of the requests to be answered, or the last to fail."""
         waits, hedge_after = self._transport.waits, self._transport.options.hedge_after
-        if hedge_after is not None:
-            await waits.first(self._sent.values(), max(0.0, hedge_after - (time.monotonic() - self._began)))
-            if not any(done.done() for done in self._sent.values()) and self._transport.budget.spend():
-                self._send()
+        for number in range(1, 1 + _HEDGES if hedge_after is not None else 1):
+            due = self._began + number * (hedge_after or 0.0)
+            await waits.first(self._sent.values(), max(0.0, due - time.monotonic()))
+            if any(done.done() for done in self._sent.values()) or not self._transport.budget.spend():
+                break
+            self._send()
         while True:
             await waits.first(self._sent.values())
             for call in [call for call, done in self._sent.items() if done.done()]:
@@ -160,7 +165,7 @@ class Call(Generic[Answer]):
         self._sent.clear()
         pause = transport.options.retry.pause(self._attempt, code, details)
         # Of several servers one may have the version that another has not yet, or no longer.
-        if code is grpc.StatusCode.NOT_FOUND and self._attempt < len(transport.addresses):
+        if code is grpc.StatusCode.NOT_FOUND and 1 < len(transport.addresses) > self._attempt / _ROUNDS:
             pause = 0.0
         within = pause is not None and pause < self._left()
         if not within or (errors.is_overload(code, details) and not transport.budget.spend()):
