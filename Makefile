@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3.11
 BIN := .venv/bin
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 .PHONY: help
 help: ## list the targets
@@ -66,6 +67,20 @@ demo: setup ## train, export, serve and classify real images; writes build/demo/
 test: setup ## run the tests
 	$(BIN)/python -m pytest
 
+.PHONY: test-slow
+test-slow: setup ## run the tests that train or export in several processes for a minute each
+	$(BIN)/python -m pytest -m slow
+
+.venv/.web: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group web
+	touch $@
+
+.PHONY: web
+web: .venv/.web ## test the gateway's page in Chromium, and the openai client; installs Debian's chromium where it is missing
+	command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; }
+	$(BIN)/python -m pytest -m web
+
 .venv/.tpu: .venv/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[programs,tpu]'
 	touch $@
@@ -118,11 +133,12 @@ soak-serving: setup ## load a server for SOAK_SECONDS while its versions change;
 	$(BIN)/python benchmarks/soak_serving.py --seconds $(SOAK_SECONDS)
 
 .PHONY: bench
-bench: setup ## time the train step, the input pipeline, the export and the server; writes build/bench/
+bench: setup ## time the train step, the input pipeline, the export, the server and the client; writes build/bench/
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/input_pipeline.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/client.py
 
 .PHONY: lint
 lint: setup ## format, lint and types, as the pre-commit hooks run them
@@ -132,7 +148,6 @@ lint: setup ## format, lint and types, as the pre-commit hooks run them
 
 # Debian's Bazel, and its copies of the rules that it would otherwise fetch.
 BAZEL_PACKAGES := bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto
-SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 .PHONY: bazel
 bazel: setup ## run the tests under Bazel, offline; installs Debian's Bazel where it is missing

@@ -22,21 +22,23 @@ import grpc
 import tensorflow as tf
 
 from benchmarks.orders import follow
-from benchmarks.pace import closed_loop
 from benchmarks.raw_client import PREDICTION
+from clients.pace import closed_loop
 from serving import predict_wire, warmup
 from serving.servable import Servable, ServableOptions
 
 
 def closed(servable: Servable, *, file: str, concurrency: int, seconds: float) -> dict[str, Any]:
-    """As pace.closed_loop, with the inputs of the PredictRequest in a file; and rss_bytes, of this process."""
+    """A closed loop with the inputs of the PredictRequest in a file: as load.closed, and rss_bytes, of this process."""
     asked = predict_wire.parse(Path(file).read_bytes())
 
-    def call() -> bool:
+    def call() -> str:
         servable.answer(asked)
-        return True
+        return ""
 
-    return {**closed_loop([call] * concurrency, seconds), "rss_bytes": rss_bytes()}
+    found = closed_loop([call] * concurrency, seconds)
+    loop = {"calls_per_second": found.rate, "failed": found.failed, "latencies": found.latencies.tolist()}
+    return {**loop, "rss_bytes": rss_bytes()}
 
 
 def bare(servable: Servable) -> tuple[grpc.Server, str]:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.orders import follow
-from benchmarks.pace import closed_loop, open_loop
 from benchmarks.raw_client import PREDICTION, Grpc, Http
+from clients.pace import arrival_times, closed_loop, open_loop
 
 _PATIENCE = 120.0  # seconds
 _PREDICT = PREDICTION + "Predict"
+_FAILED = "FAILED"
 
 
 def closed(address: str, file: str, *, rest: bool, concurrency: int, seconds: float) -> dict[str, Any]:
-    """As pace.closed_loop: over HTTP each caller on a connection of its own, over gRPC all on one.
+    """A closed loop: over HTTP each caller on a connection of its own, over gRPC all on one.
 
     Args:
         address: host:port.
@@ -29,24 +30,46 @@ def closed(address: str, file: str, *, rest: bool, concurrency: int, seconds: fl
         rest: whether it is one of HTTP.
         concurrency: callers.
         seconds: how long.
+
+    Returns:
+        calls_per_second, failed, and latencies, a list of seconds.
     """
     content = Path(file).read_bytes()
-    callers: list[Callable[[], bool]] = []
+    callers: list[Callable[[], str]] = []
     for number in range(concurrency):
         if rest:
-            http = _http(address, number)
-            callers.append(lambda http=http: http.send(content).code == "200")
+            callers.append(functools.partial(_post, _http(address, number), content))
         else:
-            grpc = _grpc(address)
-            callers.append(lambda grpc=grpc: grpc.call(_PREDICT, content))
-    return closed_loop(callers, seconds)
+            callers.append(functools.partial(_call, _grpc(address), content))
+    found = closed_loop(callers, seconds)
+    return {"calls_per_second": found.rate, "failed": found.failed, "latencies": found.latencies.tolist()}
 
 
 def opened(address: str, file: str, *, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """As pace.open_loop, over gRPC, on one connection."""
+    """An open loop of a Poisson process, over gRPC, on one connection.
+
+    Returns:
+        sent, failed, and latencies, a list of seconds.
+    """
     content = Path(file).read_bytes()
     grpc = _grpc(address)
-    return open_loop(lambda: grpc.begin(_PREDICT, content), rate, seconds, seed)
+
+    def send(done: Callable[[str], None]) -> None:
+        call = grpc.begin(_PREDICT, content)
+        call.add_done_callback(lambda call: done("" if call.exception() is None else _FAILED))
+
+    times = arrival_times(rate, seconds, seed=seed)
+    found = open_loop(send, times)
+    return {"sent": len(times), "failed": found.failed, "latencies": found.latencies.tolist()}
+
+
+def _post(http: Http, content: bytes) -> str:
+    code = http.send(content).code
+    return "" if code == "200" else code
+
+
+def _call(grpc: Grpc, content: bytes) -> str:
+    return "" if grpc.call(_PREDICT, content) else _FAILED
 
 
 @functools.cache

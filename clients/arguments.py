@@ -17,6 +17,7 @@ from vit22b.folder import Record, read_folder
 from vit22b.retry import Retry
 
 _API_KEY = "VIT22B_API_KEY"
+_AT_FIRST = 4  # attempts at a server that has never answered: some seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Server:
         model: the name that the model is served under.
         version: a version of it; the latest if not given.
         timeout: seconds that a request may take, its retries included.
-        retries: how often a request is sent again to a server that is away or has too much to do.
+        retries: how often a request is sent again to a server that has too much to do, or is away after it was there.
         in_flight: requests under way at once.
         api_key_file: a file with the key that the server asks for. The environment's VIT22B_API_KEY does as well.
         tls: speak TLS, as with any of the next three.
@@ -58,7 +59,7 @@ class Server:
         files = (self.ca, self.client_key, self.client_cert)
         return {
             "timeout": self.timeout,
-            "retry": Retry(attempts=self.retries + 1),
+            "retry": Retry(attempts=self.retries + 1, first_attempts=min(self.retries + 1, _AT_FIRST)),
             "api_key": self._api_key(),
             "tls": Tls(*files) if self.tls or any(files) else None,
         }

@@ -20,6 +20,7 @@ def environments(tmp_path):
     return tmp_path / "compatibility"
 
 
+@pytest.mark.slow
 def test_what_an_environment_says_is_reported_word_by_word(repository, environments, tmp_path, run_program, capsys):
     version = shutil.copytree(repository / "digits" / "1", tmp_path / "digits" / "1")
     path = version / "assets.extra" / "vit22b.json"

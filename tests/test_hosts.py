@@ -349,12 +349,14 @@ def assert_close(one, other):
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_several_processes_train_as_one_does(alone, together):
     assert list(together.metrics()) == list(range(1, STEPS + 1))
     assert len((together.workdir / "metrics.jsonl").read_text().splitlines()) == STEPS  # one process writes for all
     assert_close(together, alone)
 
 
+@pytest.mark.slow
 def test_after_one_was_killed_the_same_command_goes_on_bit_for_bit(killed, together):
     training = killed.copy("restarted")
     with training.start(2, devices=2) as processes:
@@ -365,6 +367,7 @@ def test_after_one_was_killed_the_same_command_goes_on_bit_for_bit(killed, toget
     jax.tree.map(np.testing.assert_array_equal, *(state.params for state in states))
 
 
+@pytest.mark.slow
 def test_more_processes_go_on_stop_at_one_step_and_go_on_again(killed, alone):
     training = killed.copy("more")
     begin = load(training.workdir).step

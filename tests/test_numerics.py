@@ -39,6 +39,7 @@ def manifest_of(version):
     return Manifest.from_json((version / signature.MANIFEST_FILE).read_text())
 
 
+@pytest.mark.slow
 def test_the_manifest_says_how_far_the_version_is_from_float32(version, tuned):
     manifest = manifest_of(version)
     assert manifest.weights == "int8"
@@ -58,6 +59,7 @@ def embed_texts(signatures, checkpoint, texts):
     )
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_two_models_answers(version, tuned):
     """The best classes of the version are those of its signature, and float32's are those of the checkpoint."""
     manifest, signatures = manifest_of(version), tf.saved_model.load(str(version)).signatures
@@ -81,6 +83,7 @@ def test_the_figures_are_those_of_the_two_models_answers(version, tuned):
     assert 0.999 < cosines.min() < 1
 
 
+@pytest.mark.slow
 def test_without_classes_the_head_says_the_best_class(version, tuned):
     manifest, signatures = manifest_of(version), tf.saved_model.load(str(version)).signatures
     headed = dataclasses.replace(manifest, class_bank=None)
@@ -92,6 +95,7 @@ def test_without_classes_the_head_says_the_best_class(version, tuned):
     np.testing.assert_array_equal(got["best"], expected["best"])
 
 
+@pytest.mark.slow
 def test_an_error_over_the_limit_is_named_with_the_remedy(version, tuned, capsys):
     settings = Settings(version, tuned, limit=Limit(max_error=1e-12))
     assert measure(settings) == 1
@@ -104,6 +108,7 @@ def test_an_error_over_the_limit_is_named_with_the_remedy(version, tuned, capsys
         measure_apart(version, tuned, "auto", Limit(max_error=1e-12))
 
 
+@pytest.mark.slow
 def test_another_checkpoint_than_the_versions_is_refused(version, tuned, tmp_path, run_program, capsys):
     copy = shutil.copytree(version, tmp_path / "1")
     path = copy / signature.MANIFEST_FILE

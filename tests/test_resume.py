@@ -86,6 +86,7 @@ def kill_when(process, workdir, ready):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(digits, uninterrupted, tmp_path):
     """Killed once while a checkpoint is being written, once at a random moment, and then left to end."""
     workdir, moment = tmp_path / "run", random.uniform(0.0, 0.5)

@@ -1,75 +1,11 @@
-"""How a server is timed, and what the report says; benchmarks/serving.py times it."""
-
-import itertools
-import threading
-import time
-from concurrent import futures
+"""What the report of benchmarks/serving.py says; at what pace it asks is in test_pace.py."""
 
 import pytest
 
-from benchmarks.pace import closed_loop, open_loop
 from benchmarks.request_files import Request
 from benchmarks.server_process import Usage
 from benchmarks.serving import Bench, Settings, goals_missed, measure
 from tests.documented import documented, fields
-
-
-def test_a_closed_loop_counts_what_was_answered_and_what_was_not():
-    calls = itertools.count()
-
-    def answer():
-        time.sleep(0.001)
-        return next(calls) % 2 == 0
-
-    found = closed_loop([answer], seconds=0.05)
-    assert found["failed"] >= 1
-    assert abs(len(found["latencies"]) - found["failed"]) <= 1
-    assert 0 < found["calls_per_second"] <= len(found["latencies"]) / 0.05
-
-
-def test_callers_of_a_closed_loop_call_at_once():
-    together = threading.Barrier(3)
-    first = [True] * 3
-
-    def caller(number):
-        def call():
-            if first[number]:  # how often each calls after that is its own affair
-                first[number] = False
-                together.wait(60)
-            return True
-
-        return call
-
-    found = closed_loop([caller(number) for number in range(3)], seconds=0.01)
-    assert found["failed"] == 0
-    assert len(found["latencies"]) >= 3
-
-
-def test_an_open_loop_counts_from_when_a_request_was_due():
-    """The first one holds up the sender: those that are due meanwhile have waited too."""
-
-    def begin():
-        call = futures.Future()
-        if not sent:
-            time.sleep(0.3)
-        sent.append(call)
-        call.set_result(b"")
-        return call
-
-    sent = []
-    found = open_loop(begin, rate=100.0, seconds=0.2, seed=0)
-    assert found["sent"] == len(sent) == len(found["latencies"]) == 20
-    assert sum(latency > 0.1 for latency in found["latencies"]) >= 10
-
-
-def test_an_open_loop_counts_failures():
-    def begin():
-        call = futures.Future()
-        call.set_exception(OSError("no"))
-        return call
-
-    found = open_loop(begin, rate=1000.0, seconds=0.01, seed=0)
-    assert (found["sent"], found["failed"], found["latencies"]) == (10, 10, [])
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_a_ratio_is_the_median_over_rounds_of_rates_in_the_same_round():
     }
 
 
+@pytest.mark.slow
 def test_the_report_has_every_rate_and_ratio(tmp_path):
     output = tmp_path / "bench" / "train_step.json"
     train_step.main(Settings(output, size="mu", batch=2, classes=10, steps=1, rounds=1, save_every=2))

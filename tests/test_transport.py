@@ -76,6 +76,18 @@ def test_a_server_that_comes_late_is_found(unused_address: str):
             assert client.describe().version == 1
 
 
+def test_a_server_that_never_answered_is_given_up_earlier(standin: StandIn):
+    retry = Retry(attempts=6, first_pause=0.01, first_attempts=2)
+    with Client(standin.address, retry=retry) as client:
+        standin.refusals = [UNAVAILABLE] * 2
+        with pytest.raises(errors.UnreachableError) as caught:
+            client.describe()
+        assert caught.value.attempts == 2
+        assert client.describe().version == 1
+        standin.refusals = [UNAVAILABLE] * 5
+        assert len(client.embed_images([picture("red")])) == 1
+
+
 def test_messages_pass_the_limit_of_grpc(standin: StandIn, client: Client):
     standin.batch_sizes = (200_000,)
     pixels = np.full((200_000, RESOLUTION, RESOLUTION, 3), 7, np.uint8)

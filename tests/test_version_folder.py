@@ -197,6 +197,7 @@ def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path):
     assert entries(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "golden"), [("variables/*", "none"), (MANIFEST_FILE, "recorded")], ids=["variables", "record"]
 )

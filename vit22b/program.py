@@ -77,7 +77,15 @@ def run(
     sys.exit(code)
 
 
+class _TableConsole(Console):
+    """A console that leaves it to `run` when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        """See Console, which would end the program by itself."""
+        raise BrokenPipeError("nobody reads the tables")
+
+
 def table_console() -> Console:
     """Where a program prints its tables: the terminal, or a file, which has no width and is given enough."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = _TableConsole()
+    return console if console.is_terminal else _TableConsole(width=160)

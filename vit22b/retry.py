@@ -25,6 +25,8 @@ class Retry:
 
     Attributes:
         attempts: calls in all, the first included; 1 means no retry.
+        first_attempts: the same, while the server has never answered: it may not be where it is looked for, and who
+            waits for it wants to know. None for as many as `attempts`.
         first_pause: bound of the first pause, in seconds.
         longest_pause: bound of every pause, in seconds.
         budget: how many more requests than were asked for a client may send in a row to a server that has too much to
@@ -35,18 +37,27 @@ class Retry:
     first_pause: float = 0.2
     longest_pause: float = 5.0
     budget: float = 50.0
+    first_attempts: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.attempts <= 1000:
-            raise ValueError(f"attempts is {self.attempts}; expected 1 (the call alone) to 1000")
+        for name, value in (("attempts", self.attempts), ("first_attempts", self.first_attempts or 1)):
+            if not 1 <= value <= 1000:
+                raise ValueError(f"{name} is {value}; expected 1 (the call alone) to 1000")
         for name in ("first_pause", "longest_pause", "budget"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
 
-    def pause(self, attempt: int, code: grpc.StatusCode, details: str) -> float | None:
-        """Seconds to wait after attempt number `attempt` (from 1) has failed, or None to give up."""
+    def pause(self, attempt: int, code: grpc.StatusCode, details: str, *, answered: bool = True) -> float | None:
+        """Seconds to wait after attempt number `attempt` (from 1) has failed, or None to give up.
+
+        Args:
+            attempt: its number.
+            code, details: its status.
+            answered: whether the server has ever answered.
+        """
+        attempts = self.attempts if answered else self.first_attempts or self.attempts
         away = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        if not (away or errors.is_overload(code, details)) or attempt >= self.attempts:
+        if not (away or errors.is_overload(code, details)) or attempt >= attempts:
             return None
         return random.uniform(0, min(self.longest_pause, self.first_pause * 2 ** (attempt - 1)))
 

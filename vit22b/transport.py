@@ -71,6 +71,7 @@ class Transport:
         self._channel_options = channel
         self._channel: grpc.Channel | None = None
         self._closed = False
+        self.answered = False  # ever, by any server
 
     def predict(self, request: wire_pb2.PredictRequest) -> "Call[wire_pb2.PredictResponse]":
         """Sends a request and does not wait for the answer."""
@@ -126,6 +127,7 @@ class Call(Generic[Answer]):
         try:
             while True:
                 failed = await self._first_answer()
+                self._transport.answered |= failed.code() is not grpc.StatusCode.UNAVAILABLE
                 if failed.code() is grpc.StatusCode.OK:
                     self._transport.budget.earn()
                     return failed.result()
@@ -163,7 +165,7 @@ class Call(Generic[Answer]):
         """
         transport = self._transport
         self._sent.clear()
-        pause = transport.options.retry.pause(self._attempt, code, details)
+        pause = transport.options.retry.pause(self._attempt, code, details, answered=transport.answered)
         # Of several servers one may have the version that another has not yet, or no longer.
         if code is grpc.StatusCode.NOT_FOUND and 1 < len(transport.addresses) > self._attempt / _ROUNDS:
             pause = 0.0

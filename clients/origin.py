@@ -1,0 +1,60 @@
+"""What the vectors of one file have in common: their space, and how each is stored.
+
+After the last step of the walk SavedModel -> server -> client -> [file].
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from vit22b.embeddings import Embeddings
+from vit22b.encodings import Encoding
+
+Array = npt.NDArray[Any]
+Rows = tuple[Sequence[str], Array]  # names, and a vector for each
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "int8": np.dtype("i1"),
+    "binary": np.dtype("u1"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What all vectors of a file have in common.
+
+    Attributes:
+        space_id: the space that they lie in.
+        version: the model's version that answered.
+        dimensions: of a vector.
+        encoding: of a vector; see vit22b.encodings.
+    """
+
+    space_id: str
+    version: int
+    dimensions: int
+    encoding: Encoding = "float32"
+
+    def __post_init__(self) -> None:
+        if self.encoding not in get_args(Encoding) or self.dimensions < 1:
+            raise ValueError(f"the encoding {self.encoding!r} with {self.dimensions} dimensions is none of ours")
+
+    @classmethod
+    def of(cls, part: Embeddings) -> "Origin":
+        """Where a part of a stream comes from."""
+        return cls(part.space_id, part.version, part.dimensions, part.encoding)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers that a vector is stored as."""
+        return _DTYPES[self.encoding]
+
+    @property
+    def width(self) -> int:
+        """How many numbers a vector is stored as: for a binary one its bytes."""
+        return (self.dimensions + 7) // 8 if self.encoding == "binary" else self.dimensions
