@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.encodings import loss
 from tests.standin import picture
 from vit22b import encodings
 from vit22b.client import Client
@@ -85,3 +86,13 @@ def test_settings_that_cannot_be(client: Client, options, message):
         client.embed_images([picture("red")], **options)
     with pytest.raises(ValueError, match=message):
         client.embed_images([], **options)
+
+
+def test_the_loss_of_each_encoding_is_told():
+    vectors = unit(300, 64)
+    whole = [loss(vectors, 64, encoding) for encoding in ("float32", "float16", "int8", "binary")]
+    assert [each.bytes_each for each in whole] == [256, 128, 64, 8]
+    assert (whole[0].largest, whole[0].kept) == (0, 1)
+    assert whole[1].mean < whole[2].mean < whole[3].mean
+    assert whole[2].kept > 0.9 > whole[3].kept
+    assert loss(vectors, 32, "float32").mean > whole[2].mean
