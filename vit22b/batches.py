@@ -5,7 +5,7 @@ more bytes than can be held a few times over, since a few requests are under way
 """
 
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Batch:
         return [image for image in self.images if image.index not in self.unreadable]
 
 
-async def image_batches(images: AsyncIterator[NamedImage], size: int, waits: Waits) -> AsyncIterator[Batch]:
+async def image_batches(images: AsyncIterator[NamedImage], size: int, waits: Waits) -> AsyncGenerator[Batch, None]:
     """Reads images, in order, into batches of at most `size` and, unless it is a single image, MAX_BYTES."""
     batch = _Filling()
     async for image in images:

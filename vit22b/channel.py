@@ -124,7 +124,7 @@ class ChannelOptions:
     """
 
     tls: Tls | None = None
-    keep_alive: float | None = 300.0
+    keep_alive: float | None = 330.0
     balance: bool = False
 
     def __post_init__(self) -> None:

@@ -28,29 +28,7 @@ from vit22b.waits import LoopWaits, ThreadWaits, Waits
 
 
 class _Connected:
-    """What both clients are made of.
-
-    Args:
-        address: host:port of a TensorFlow Serving server, or of one that speaks its protocol; several in a list, or
-            with commas between them; unix:PATH too.
-        model: the name that it is served under.
-        version: a version to stay with; None for the latest.
-        timeout: seconds that a request may take, its retries included.
-        retry: when a request is sent again.
-        in_flight: requests under way at once; the server batches them together where it can.
-        tls: certificates; None for a plain connection.
-        api_key: that the server asks for, if it does.
-        hedge_after: seconds after which a request without an answer is sent once more, up to three times; None for
-            never. With it, a server that is slow once is not waited for, at the price of some more requests.
-        keep_alive: seconds without traffic after which the connection is tested; None for never.
-        balance: whether requests go to the servers in turn, past those that say of themselves that they do not serve.
-            None does so with several addresses. True does with one name of several servers too.
-        allow_urls: whether an image may be an address on the web, which this process then fetches. Leave it off for
-            what strangers send: an address can lead into your own network.
-
-    Raises:
-        ValueError: an argument that cannot be right. No connection is made yet.
-    """
+    """What both clients are made of; see Client for the arguments."""
 
     _waits: Waits
 
@@ -66,7 +44,7 @@ class _Connected:
         tls: Tls | None = None,
         api_key: str | None = None,
         hedge_after: float | None = None,
-        keep_alive: float | None = 300.0,
+        keep_alive: float | None = 330.0,
         balance: bool | None = None,
         allow_urls: bool = False,
     ) -> None:
@@ -92,7 +70,29 @@ class Client(_Connected):
     The first answer pins the model's version. Should the server unload it in the middle of a call, the call goes on
     with the version that is served now if that has the same space, and begins anew if it has another one, so that the
     vectors of one call are always of one space. Images that come once, from an iterator, cannot begin anew: the call
-    ends with a SpaceChangedError. Threads may share a client. Its arguments are those of _Connected, above.
+    ends with a SpaceChangedError. Threads may share a client.
+
+    Args:
+        address: host:port of a TensorFlow Serving server, or of one that speaks its protocol; several in a list, or
+            with commas between them; unix:PATH too.
+        model: the name that it is served under.
+        version: a version to stay with; None for the latest.
+        timeout: seconds that a request may take, its retries included.
+        retry: when a request is sent again.
+        in_flight: requests under way at once; the server batches them together where it can.
+        tls: certificates; None for a plain connection.
+        api_key: that the server asks for, if it does.
+        hedge_after: seconds after which a request without an answer is sent once more, up to three times; None for
+            never. With it, a server that is slow once is not waited for, at the price of some more requests.
+        keep_alive: seconds without traffic after which the connection is tested; None for never. Servers allow a test
+            every 300 s by default, and end the connection of a client that tests more often.
+        balance: whether requests go to the servers in turn, past those that say of themselves that they do not serve.
+            None does so with several addresses. True does with one name of several servers too.
+        allow_urls: whether an image may be an address on the web, which this process then fetches. Leave it off for
+            what strangers send: an address can lead into your own network.
+
+    Raises:
+        ValueError: an argument that cannot be right. No connection is made yet.
     """
 
     _waits = ThreadWaits()
@@ -271,7 +271,7 @@ class Client(_Connected):
 
 
 class AsyncClient(_Connected):
-    """The same as Client, method by method, for an event loop of asyncio. Images may come asynchronously too.
+    """The same as Client, arguments and methods, for an event loop of asyncio. Images may come asynchronously too.
 
     Files are read in threads. A call whose task is cancelled is given up, and the server told so.
     """

@@ -165,9 +165,10 @@ class PinnedModel:
                 rows = {alias: _spread(answered[alias], places, len(batch.images)) for alias in outputs}
                 yield Part(batch.images, rows, failures)
 
-    async def _requests(self, batches: AsyncIterator[Batch]) -> AsyncIterator[tuple[Batch, Inputs]]:
-        async for batch in batches:
-            yield batch, {signature.IMAGE_BYTES: batch.encoded}
+    async def _requests(self, batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[tuple[Batch, Inputs], None]:
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                yield batch, {signature.IMAGE_BYTES: batch.encoded}
 
     async def _one_by_one(self, batches: AsyncIterator[Batch]) -> AsyncGenerator[tuple[Batch, dict[str, Array]], None]:
         async for batch in batches:
@@ -192,18 +193,20 @@ class PinnedModel:
         return np.concatenate([left[0], right[0]]), np.concatenate([left[1], right[1]])
 
     async def _answers(
-        self, name: str, requests: AsyncIterator[tuple[Item, Inputs]], outputs: Sequence[str] = ()
+        self, name: str, requests: AsyncGenerator[tuple[Item, Inputs], None], outputs: Sequence[str] = ()
     ) -> AsyncGenerator[tuple[Item, dict[str, Array]], None]:
         """Sends requests, a few at once, and gives the answers in order, each beside what came with its request."""
         if name not in self._manifest.signatures:
-            raise self._refusal(f"the model has no signature {name}", f"it has {', '.join(self._manifest.signatures)}")
+            has = ", ".join(self._manifest.signatures)
+            raise self._refusal(f"the model has no signature {name}", f"export it again if it is old; it has {has}")
         waiting: collections.deque[tuple[Item, Call[wire_pb2.PredictResponse] | None]] = collections.deque()
         try:
-            async for item, inputs in requests:
-                if len(waiting) == self._in_flight:
-                    first, call = waiting.popleft()
-                    yield first, await self._outputs(call, name)
-                waiting.append((item, self._call(name, inputs, outputs)))
+            async with contextlib.aclosing(requests):
+                async for item, inputs in requests:
+                    if len(waiting) == self._in_flight:
+                        first, call = waiting.popleft()
+                        yield first, await self._outputs(call, name)
+                    waiting.append((item, self._call(name, inputs, outputs)))
             while waiting:
                 first, call = waiting.popleft()
                 yield first, await self._outputs(call, name)
@@ -248,6 +251,6 @@ def _spread(rows: Array, places: Sequence[int], count: int) -> Array:
     return spread
 
 
-async def _each(items: Iterable[Item]) -> AsyncIterator[Item]:
+async def _each(items: Iterable[Item]) -> AsyncGenerator[Item, None]:
     for item in items:
         yield item

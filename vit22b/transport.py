@@ -113,7 +113,7 @@ class Call(Generic[Answer]):
 
     def __init__(self, transport: Transport, method: grpc.UnaryUnaryMultiCallable, request: Request) -> None:
         self._transport, self._method, self._request = transport, method, request
-        self._began = time.monotonic()
+        self._began = self._round_began = time.monotonic()
         self._attempt = 0
         self._sent: dict[grpc.Future, futures.Future[None]] = {}
         self._send()
@@ -132,6 +132,7 @@ class Call(Generic[Answer]):
                     self._transport.budget.earn()
                     return failed.result()
                 await self._pause(failed.code(), failed.details() or "")
+                self._round_began = time.monotonic()
                 self._send()
         finally:
             self.cancel()
@@ -145,7 +146,7 @@ class Call(Generic[Answer]):
         """The first of the requests to be answered, or the last to fail."""
         waits, hedge_after = self._transport.waits, self._transport.options.hedge_after
         for number in range(1, 1 + _HEDGES if hedge_after is not None else 1):
-            due = self._began + number * (hedge_after or 0.0)
+            due = self._round_began + number * (hedge_after or 0.0)
             await waits.first(self._sent.values(), max(0.0, due - time.monotonic()))
             if any(done.done() for done in self._sent.values()) or not self._transport.budget.spend():
                 break
