@@ -156,9 +156,10 @@ bazel: setup ## run the tests under Bazel, offline; installs Debian's Bazel wher
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/bazel_offline/bazel test //...
 
 .PHONY: proto
-proto: ## write the *_pb2.py of vit22b/wire.proto and serving/server_config.proto; protoc must be no newer than the protobuf in constraints.txt
+proto: ## write the *_pb2.py of the .proto files; protoc must be no newer than the protobuf in constraints.txt
 	scratch=$$(mktemp -d)
 	trap 'rm -rf $$scratch' EXIT
 	$(PYTHON) -m venv $$scratch
 	$$scratch/bin/pip install --quiet grpcio-tools==1.76.0
-	$$scratch/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. vit22b/wire.proto serving/server_config.proto
+	$$scratch/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. vit22b/wire.proto serving/server_config.proto \
+	  clients/bulk_example.proto

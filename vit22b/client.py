@@ -103,7 +103,9 @@ class Client(_Connected):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Ctrl-C may have come while gRPC held one of its locks, which closing would wait for, for ever.
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            self.close()
 
     def close(self) -> None:
         """Closes the connection."""
