@@ -32,7 +32,7 @@ def bar(share: float, width: int, encoding: str = "utf-8") -> str:
 
 
 @contextmanager
-def progress(total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
     """Shows how far work is and how fast, on stderr where that is a terminal, until the end of the block.
 
     Args:
