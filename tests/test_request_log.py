@@ -5,7 +5,7 @@ import json
 import os
 import threading
 
-from serving import request_log
+from serving import json_lines
 from serving.call import Call
 from serving.desk import Desk
 from serving.request_log import RequestLog
@@ -101,7 +101,7 @@ def fill(pipe):
 
 
 def test_a_reader_that_stops_holds_up_neither_requests_nor_the_exit(caplog, monkeypatch):
-    monkeypatch.setattr(request_log, "_MAX_LINES", 10)
+    monkeypatch.setattr(json_lines, "_MAX_LINES", 10)
     reader, writer = os.pipe()
     before = fill(writer)
     with os.fdopen(writer, "w") as stream, os.fdopen(reader) as lines:
