@@ -15,6 +15,7 @@ from datetime import date
 import grpc
 import numpy as np
 
+from benchmarks.embedders import ROWS
 from benchmarks.raw_client import PREDICTION
 from vit22b import signature, wire_pb2
 from vit22b.config import ModelConfig, vit
@@ -23,7 +24,6 @@ from vit22b.signature import Manifest, signatures
 from vit22b.tensors import to_wire
 
 SIZE = "g"  # has 1,408 dimensions
-ROWS = 64
 VERSION = 1
 
 

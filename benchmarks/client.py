@@ -28,8 +28,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from benchmarks.canned_server import ROWS
-from benchmarks.embedders import MODEL
+from benchmarks.embedders import MODEL, ROWS
 from benchmarks.orders import Orders
 from benchmarks.server_process import ROOT, ServerError, free_ports
 from vit22b import program
@@ -173,9 +172,8 @@ def bulk(address: str, image: Path, workers: int, settings: Settings) -> dict[st
             f"--model={MODEL}",
             "--json",
         ]
-        if workers > 1:
-            flags += [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
-        command = [sys.executable, str(ROOT / "clients" / "bulk_embed.py"), *flags, "--shard_rows=1024"]
+        flags += [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
+        command = [sys.executable, str(ROOT / "clients" / "bulk_embed.py"), *flags, "--shard_rows=512"]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return job(workers, json.loads(done.stdout.splitlines()[-1]))
 

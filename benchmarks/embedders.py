@@ -20,6 +20,7 @@ from benchmarks.orders import follow
 Embed = Callable[[list[bytes], int], int]
 
 MODEL = "model"
+ROWS = 64  # images of a request
 _BATCHES = 8  # requests that a call of `embed` makes
 
 
@@ -30,8 +31,9 @@ def ours(address: str) -> Embed:
     clients: dict[int, Client] = {}
 
     def embed(images: list[bytes], in_flight: int) -> int:
-        client = clients.setdefault(in_flight, Client(address, MODEL, in_flight=in_flight))
-        return len(client.embed_images(images))
+        if in_flight not in clients:
+            clients[in_flight] = Client(address, MODEL, in_flight=in_flight)
+        return len(clients[in_flight].embed_images(images))
 
     return embed
 
@@ -41,8 +43,6 @@ def stubs(address: str) -> Embed:
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    from benchmarks.canned_server import ROWS
 
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address, options=unlimited))

@@ -66,7 +66,7 @@ class Server:
 
     def _api_key(self) -> str | None:
         if self.api_key_file is None:
-            return os.environ.get(_API_KEY)
+            return os.environ.get(_API_KEY, "").strip() or None
         key = self.api_key_file.read_text().strip()
         if not key:
             raise ValueError(f"{self.api_key_file} is empty; expected the key that serving/make_key.py printed")

@@ -1,4 +1,7 @@
+import contextlib
 import socket
+import time
+from concurrent import futures
 
 import grpc
 import pytest
@@ -7,7 +10,7 @@ import trustme
 from tests.clienthood import FAST
 from tests.standin import StandIn, picture, serve
 from vit22b import errors
-from vit22b.channel import Addresses, ChannelOptions, Tls
+from vit22b.channel import Addresses, ChannelOptions, Tls, open_channel
 from vit22b.client import Client
 
 OURS, THEIRS = trustme.CA(), trustme.CA()
@@ -49,10 +52,51 @@ def test_several_addresses_become_one_target():
 
 def test_a_name_that_is_not_known():
     with (
-        Client("nowhere.invalid:1,127.0.0.1:2") as client,
-        pytest.raises(errors.UnreachableError, match="look up nowhere"),
+        Client("nowhere.invalid:1,elsewhere.invalid:2") as client,
+        pytest.raises(errors.UnreachableError, match="look up elsewhere"),
     ):
         client.describe()
+
+
+def test_a_name_that_is_not_known_is_left_out_where_another_is(standin: StandIn):
+    with Client(["nowhere.invalid:1", standin.address], retry=FAST) as client:
+        assert client.describe().version == 1
+
+
+def test_names_are_looked_up_again_when_a_server_is_away(monkeypatch: pytest.MonkeyPatch):
+    old, new = StandIn(), StandIn()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.ExitStack())
+        first.enter_context(serve(old))
+        where = {"vit-0.test": old.address, "vit-1.test": old.address}
+
+        def look_up(host, port, **_options):
+            del port
+            address, _, number = where[host].partition(":")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, int(number)))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        client = stack.enter_context(Client("vit-0.test:1,vit-1.test:1", retry=FAST))
+        assert client.embed_images([picture("red")]).version == 1
+        first.close()
+        stack.enter_context(serve(new))
+        where.update({"vit-0.test": new.address, "vit-1.test": new.address})
+        assert len(client.embed_images([picture("blue")])) == 1
+    assert new.requests
+
+
+def test_threads_open_one_channel(standin: StandIn, monkeypatch: pytest.MonkeyPatch):
+    opened = []
+
+    def slowly(*arguments):
+        time.sleep(0.02)
+        opened.append(open_channel(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr("vit22b.transport.open_channel", slowly)
+    with Client(standin.address) as client, futures.ThreadPoolExecutor(6) as pool:
+        assert {each.version for each in pool.map(lambda _: client.describe(), range(6))} == {1}
+    assert len(opened) == 1
 
 
 def test_tls_shows_and_asks_for_certificates(tmp_path):

@@ -1,6 +1,8 @@
+import pickle
 import subprocess
 import sys
 
+import grpc
 import numpy as np
 import pytest
 
@@ -121,6 +123,36 @@ def test_a_model_of_others(standin: StandIn):
     standin.without = (signature.DESCRIBE,)
     with Client(standin.address) as client, pytest.raises(errors.RequestError, match=r"describe.*vit22b exported"):
         client.embed_images([picture("red")])
+
+
+def test_a_server_without_the_method_is_named_as_such(standin: StandIn, client: Client):
+    standin.refusals = [(grpc.StatusCode.UNIMPLEMENTED, "")]
+    with pytest.raises(errors.RequestError, match="give the gRPC port of a TensorFlow Serving server"):
+        client.describe()
+
+
+def test_an_answer_that_lacks_an_output(standin: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch):
+    client.describe()
+    monkeypatch.setattr(standin, "_outputs", lambda *_asked: {})
+    with pytest.raises(
+        errors.ServerError, match=r"cannot read the answer of embed_image_each: it has no embedding, ok"
+    ):
+        client.embed_images([picture("red")])
+
+
+def test_errors_go_from_process_to_process(client: Client):
+    with pytest.raises(errors.ImageError) as caught:
+        client.embed_images([BAD])
+    found = pickle.loads(pickle.dumps(caught.value))
+    assert (type(found), str(found), vars(found)) == (errors.ImageError, str(caught.value), vars(caught.value))
+
+
+@pytest.mark.parametrize(
+    "options", [{"api_key": "key\n"}, {"timeout": float("inf")}, {"timeout": 0}, {"hedge_after": -1}, {"in_flight": 0}]
+)
+def test_options_that_cannot_be(options):
+    with pytest.raises(ValueError, match=r"expected|the key alone"):
+        Client(**options)
 
 
 def test_a_signature_that_the_model_lacks(standin: StandIn, client: Client):

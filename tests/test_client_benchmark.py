@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import client, embedders
-from benchmarks.canned_server import ROWS
+from benchmarks.embedders import ROWS
 from tests.documented import documented, fields
 
 

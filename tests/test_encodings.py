@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.encodings import loss
-from tests.standin import picture
+from tests.standin import StandIn, picture
 from vit22b import encodings
 from vit22b.client import Client
 from vit22b.embeddings import join
@@ -73,6 +73,12 @@ def test_the_client_encodes_and_compares(client: Client):
         join([client.embed_images(images, dimensions=3, encoding="int8"), plain])
 
 
+def test_what_failed_is_near_to_nothing_in_any_encoding(client: Client):
+    for encoding in ("float32", "float16", "int8", "binary"):
+        found = client.embed_images([picture("red"), b"no image"], on_error="return", encoding=encoding)
+        np.testing.assert_array_equal(found.cosine(found)[1], [0, 0])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -81,11 +87,12 @@ def test_the_client_encodes_and_compares(client: Client):
         ({"encoding": "int4"}, "the encoding is 'int4'; expected one of float32, float16, int8, binary"),
     ],
 )
-def test_settings_that_cannot_be(client: Client, options, message):
+def test_settings_that_cannot_be(standin: StandIn, client: Client, options, message):
     with pytest.raises(ValueError, match=message):
         client.embed_images([picture("red")], **options)
     with pytest.raises(ValueError, match=message):
         client.embed_images([], **options)
+    assert standin.asked("embed_image_each") == []
 
 
 def test_the_loss_of_each_encoding_is_told():

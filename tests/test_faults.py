@@ -2,6 +2,7 @@
 
 import time
 
+import grpc
 import numpy as np
 import pytest
 
@@ -123,6 +124,29 @@ def test_a_version_of_another_space_never_mixes(standin: StandIn, client: Client
         assert (found.version, found.space_id) == (2, "space-two")
 
 
+@pytest.mark.parametrize("work", ["images", "texts"])
+def test_a_server_that_comes_back_with_another_model_under_the_same_number(work: str, monkeypatch):
+    monkeypatch.setattr("vit22b.served._FRESH", 0.0)  # an idle client sees no failure, and asks again
+    address = closed_address()
+    with Client(address, retry=PATIENT) as client:
+        with serve(StandIn(), address):
+            assert client.embed_images([picture("red")]).space_id == "space-one"
+        with serve(StandIn(space_id="space-two"), address):
+            found = client.embed_images([picture("red")]) if work == "images" else client.embed_texts(["a red"])
+    assert (found.version, found.space_id) == (1, "space-two")
+
+
+def test_a_model_that_changes_under_the_same_number_within_a_stream(standin: StandIn):
+    with proxy(standin.address) as between, Client(between.address, retry=PATIENT) as client:
+        stream = client.stream_images(rainbow(40))
+        parts = [next(stream)]
+        standin.space_id = "space-two"
+        between.cut()
+        with pytest.raises(errors.SpaceChangedError, match="space-one and space-two"):
+            parts.extend(stream)
+        assert {part.space_id for part in parts} == {"space-one"}
+
+
 def test_a_stream_ends_where_the_space_does(standin: StandIn, client: Client):
     stream = client.stream_images(rainbow(40))
     parts = [next(stream), next(stream)]
@@ -192,6 +216,34 @@ def test_a_hedge_does_not_wait_for_a_server_that_is_slow_once():
         slow.delay = 0  # so that it ends
 
 
+def test_hedges_are_sent_one_by_one_and_leave_the_retries_alone(standin: StandIn):
+    with Client(standin.address, hedge_after=0.05, retry=Retry(attempts=2, first_pause=0.01), in_flight=1) as client:
+        client.describe()
+        standin.delay = 0.12
+        standin.refusals = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")] * 3
+        assert len(client.embed_images([picture("red")])) == 1
+
+
+def test_the_clock_of_a_request_stands_still_while_nobody_waits(standin: StandIn):
+    with Client(standin.address, timeout=0.4, retry=FAST, in_flight=2) as client:
+        stream = client.stream_images(rainbow(12))
+        next(stream)
+        standin.refusals = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")]
+        next(stream)
+        time.sleep(0.6)
+        assert len(list(stream)) == 1
+
+
+def test_a_client_that_is_closed_in_the_middle_of_a_call_says_so(standin: StandIn):
+    standin.delay = 0.3
+    client = Client(standin.address, retry=FAST)
+    stream = client.stream_images(rainbow(40))
+    next(stream)
+    client.close()
+    with pytest.raises(ValueError, match="the client is closed"):
+        list(stream)
+
+
 def test_hedges_are_within_the_budget(standin: StandIn):
     standin.delay = 0.1
     with Client(standin.address, hedge_after=0.0, retry=Retry(budget=2.0), in_flight=1) as client:
@@ -201,8 +253,6 @@ def test_hedges_are_within_the_budget(standin: StandIn):
 
 
 def test_the_budget_ends_retries_of_a_server_that_has_too_much_to_do(standin: StandIn):
-    import grpc
-
     with Client(standin.address, retry=Retry(attempts=100, first_pause=0, longest_pause=0, budget=3)) as client:
         client.describe()
         standin.refusals = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")] * 50

@@ -41,13 +41,29 @@ def test_every_kind_of_image_is_the_same_image(client: Client, tmp_path):
     assert found.names[:6] == (str(path), str(path), "image 2", "image 3", str(path), "image 5")
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((4, 6), [1, 1, 1]), ((4, 6, 3), [1, 1, 1]), ((4, 6, 4), [1, 1, 1])])
-def test_arrays_become_png(shape, expected):
-    encoded = sources.named(0, np.full(shape, 200, np.uint8), allow_urls=False).read()
+def test_a_pillow_image_stays_turned_as_its_file_says():
+    file, turn = io.BytesIO(), Image.Exif()
+    turn[0x0112] = 6  # a quarter to the right
+    Image.new("RGB", (4, 2)).save(file, "JPEG", exif=turn)
+    with Image.open(file) as image, Image.open(io.BytesIO(sources.named(0, image, allow_urls=False).read())) as sent:
+        assert sent.size == (2, 4)
+
+
+def test_sixteen_bits_stay_and_what_has_no_range_is_refused(client: Client):
+    deep = np.array([[0, 65535]], np.int32)
+    with Image.open(io.BytesIO(sources.named(0, Image.fromarray(deep), allow_urls=False).read())) as sent:
+        np.testing.assert_array_equal(np.asarray(sent), deep)
+    with pytest.raises(errors.ImageError, match="its mode is F, whose range nobody knows; convert it to 8 bits"):
+        client.embed_images([Image.fromarray(np.ones((2, 2), np.float32))])
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3), (4, 6, 4)])
+def test_arrays_become_png(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    encoded = sources.named(0, pixels, allow_urls=False).read()
     with Image.open(io.BytesIO(encoded)) as image:
         assert (image.format, image.size) == ("PNG", (6, 4))
-        np.testing.assert_array_equal(np.asarray(image.convert("RGB")) / 200 if len(shape) < 4 else image, 1)
-    assert expected
+        np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +74,7 @@ def test_arrays_become_png(shape, expected):
         (np.zeros((4, 4, 3)), r"image 0 is an array float64 \[4, 4, 3\]; expected uint8"),
         (np.zeros((4, 4, 2), np.uint8), r"uint8 \[4, 4, 2\]; expected"),
         (np.zeros((0, 4, 3), np.uint8), r"uint8 \[0, 4, 3\]; expected"),
-        (io.StringIO("text"), "opened as text; open it with mode 'rb'"),
+        (io.StringIO("text"), "reads str; open it with mode 'rb'"),
         ("https://example.com/cat.jpg", "is the address https://example.com/cat.jpg; say allow_urls=True"),
     ],
 )

@@ -27,6 +27,7 @@ _OPTIONS = (
 # Requests go to the servers in turn, and to none that says of itself that it does not serve. One without the health
 # service counts as serving.
 _BALANCED = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+_LONGEST = 24 * 3600.0  # seconds
 _UNACKNOWLEDGED = 20.0  # seconds after which a connection counts as broken, once keep-alive is on
 
 Pem = bytes | str | Path | None
@@ -39,7 +40,8 @@ class Tls:
     Attributes:
         root_certificates: that the server's has to be signed by; the ones that gRPC comes with if none are given.
         private_key, certificate_chain: the client's own, for mutual TLS.
-        server_name: that the server's certificate has to be for, where it is not the address.
+        server_name: that the server's certificate has to be for, where it is not the address. Of several servers all
+            need a certificate for it, or, if it is not given, for the first address.
     """
 
     root_certificates: Pem = None
@@ -97,14 +99,23 @@ class Addresses:
     def target(self) -> str:
         """What gRPC is to connect to.
 
-        One address it looks up itself, and again when the connections break. Several ones are looked up here, once.
+        One address it looks up itself, and again when the connections break. Several ones are looked up here; one that
+        is not known is left out as long as another is.
 
         Raises:
-            OSError: a name that is not known.
+            OSError: no name is known.
         """
         if len(self.given) == 1:
             return self.given[0]
-        found = [each for address in self.given for each in _look_up(address)]
+        found: list[tuple[_Host, int]] = []
+        unknown: OSError | None = None
+        for address in self.given:
+            try:
+                found += _look_up(address)
+            except OSError as error:
+                unknown = error
+        if unknown is not None and not found:
+            raise unknown
         # gRPC takes lists of one family alone; a name that has both is reached by either.
         versions = {host.version for host, _ in found}
         version = 4 if 4 in versions else 6
@@ -128,15 +139,20 @@ class ChannelOptions:
     balance: bool = False
 
     def __post_init__(self) -> None:
-        if self.keep_alive is not None and not self.keep_alive > 0:
-            raise ValueError(f"keep_alive is {self.keep_alive}; expected a positive number of seconds, or None")
+        if self.keep_alive is not None and not 0 < self.keep_alive < _LONGEST:
+            raise ValueError(f"keep_alive is {self.keep_alive}; expected seconds up to a day, or None")
 
 
-def open_channel(addresses: Addresses, options: ChannelOptions) -> grpc.Channel:
+def open_channel(addresses: Addresses, target: str, options: ChannelOptions) -> grpc.Channel:
     """A channel, which connects at the first call.
 
+    Args:
+        addresses: of the servers.
+        target: what they are for gRPC, by Addresses.target.
+        options: how they are reached.
+
     Raises:
-        OSError: a name that is not known, or a file of the TLS that cannot be read.
+        OSError: a file of the TLS cannot be read.
     """
     arguments: list[tuple[str, int | str]] = list(_OPTIONS)
     if options.keep_alive is not None:
@@ -149,7 +165,6 @@ def open_channel(addresses: Addresses, options: ChannelOptions) -> grpc.Channel:
         ]
     if options.balance:
         arguments.append(("grpc.service_config", json.dumps(_BALANCED)))
-    target = addresses.target()
     if options.tls is None:
         return grpc.insecure_channel(target, options=arguments)
     name = options.tls.server_name or (_host(addresses.given[0]) if len(addresses) > 1 else None)
@@ -170,12 +185,11 @@ _Host = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _look_up(address: str) -> list[tuple[_Host, int]]:
-    port = int(address.rpartition(":")[2])
     try:
-        found = socket.getaddrinfo(_host(address), port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(_host(address), address.rpartition(":")[2], type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise OSError(error.errno, f"cannot look up {address}: {error.strerror}") from error
-    return [(ipaddress.ip_address(str(where[0]).partition("%")[0]), port) for *_, where in found]
+    return [(ipaddress.ip_address(str(where[0]).partition("%")[0]), int(where[1])) for *_, where in found]
 
 
 def _host(address: str) -> str:

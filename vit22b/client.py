@@ -17,10 +17,10 @@ from vit22b import waits
 from vit22b.batches import Inputs
 from vit22b.channel import Addresses, ChannelOptions, Tls
 from vit22b.embeddings import Classification, ClassVectors, Embeddings, Features
-from vit22b.encodings import Encoding
-from vit22b.pinned import Description, OnError
+from vit22b.encodings import Encoding, Form
+from vit22b.pinned import Description, OnError, VersionState
 from vit22b.retry import Retry
-from vit22b.served import Form, Images, ServedModel, VersionState
+from vit22b.served import Images, ServedModel
 from vit22b.sources import Image
 from vit22b.tensors import Array
 from vit22b.transport import CallOptions, Transport
@@ -79,7 +79,7 @@ class Client(_Connected):
         version: a version to stay with; None for the latest.
         timeout: seconds that a request may take, its retries included.
         retry: when a request is sent again.
-        in_flight: requests under way at once; the server batches them together where it can.
+        in_flight: requests of a call that are under way at once; the server batches them together where it can.
         tls: certificates; None for a plain connection.
         api_key: that the server asks for, if it does.
         hedge_after: seconds after which a request without an answer is sent once more, up to three times; None for
@@ -275,7 +275,8 @@ class Client(_Connected):
 class AsyncClient(_Connected):
     """The same as Client, arguments and methods, for an event loop of asyncio. Images may come asynchronously too.
 
-    Files are read in threads. A call whose task is cancelled is given up, and the server told so.
+    Paths and addresses are read in threads, file objects as they are given. A call whose task is cancelled is given
+    up, and the server told so.
     """
 
     _waits = LoopWaits()

@@ -46,8 +46,13 @@ class Embeddings:
         return len(self.vectors)
 
     def decoded(self) -> Floats:
-        """The vectors as float32 [n, D] of unit length, whatever their encoding."""
-        return encodings.decode(self.vectors, self.encoding, self.dimensions)
+        """The vectors as float32 [n, D] of unit length, whatever their encoding; zeros in the rows of failures."""
+        decoded = encodings.decode(self.vectors, self.encoding, self.dimensions)
+        failed = {failure.index for failure in self.failures}
+        if rows := [row for row, index in enumerate(self.indices) if index in failed]:
+            decoded = decoded.copy()
+            decoded[rows] = 0.0
+        return decoded
 
     def cosine(self, other: "Embeddings") -> Floats:
         """The cosine of each vector with each of the other's: float32 [n, m].

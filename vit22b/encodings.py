@@ -4,6 +4,7 @@ Last on the walk ... -> server -> client, and in the client's process alone: the
 has what each loses, measured.
 """
 
+import dataclasses
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,6 +15,22 @@ Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
 _LARGEST = 127.0  # of int8; -128 is left out, so that a vector and its opposite are encoded alike
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How vectors are wanted; see `encode`.
+
+    Attributes:
+        dimensions: how many of the model's; None for all.
+        encoding: of each.
+    """
+
+    dimensions: int | None = None
+    encoding: Encoding = "float32"
+
+    def __post_init__(self) -> None:
+        check(self.dimensions, self.encoding)
 
 
 def check(dimensions: int | None, encoding: str, width: int | None = None) -> None:

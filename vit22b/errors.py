@@ -6,6 +6,7 @@ without a port, an empty class list) is a ValueError; what the other side or the
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 
@@ -42,6 +43,10 @@ class VitError(Exception):
         super().__init__(f"{message} ({code}, model {model} at {address}{tries}); {remedy}")
         self.message = message
         self.code, self.address, self.model, self.remedy, self.attempts = code, address, model, remedy, attempts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is else made again from its text alone, which a process pool does with those of its workers.
+        return _restored, (type(self), str(self), vars(self))
 
 
 class UnreachableError(VitError):
@@ -94,6 +99,12 @@ class ImageError(VitError):
             remedy="repair or leave out what is named, or ask for the others with on_error='skip'",
         )
         self.failures = tuple(failures)
+
+
+def _restored(kind: type[VitError], text: str, fields: dict[str, Any]) -> VitError:
+    error = kind.__new__(kind, text)
+    vars(error).update(fields)
+    return error
 
 
 _START = "start a model server there, or give the address and port of one"

@@ -6,6 +6,7 @@ Between vit22b.served, which begins anew when the version goes, and vit22b.trans
 import collections
 import contextlib
 import dataclasses
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
@@ -43,6 +44,21 @@ class Description:
 
 
 @dataclasses.dataclass(frozen=True)
+class VersionState:
+    """A version of a model on the server.
+
+    Attributes:
+        version: its number.
+        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+        message: why it failed, if it did.
+    """
+
+    version: int
+    state: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Part:
     """What came of the images of one request.
 
@@ -67,24 +83,46 @@ async def describe(transport: Transport, version: int | None) -> Description:
     Raises:
         VitError: no answer, or a model that vit22b did not export.
     """
-    request = predict_request(transport.model, signature.DESCRIBE, {}, version=version)
+    found, outputs = await _describe(transport, version, (signature.MANIFEST, signature.TOKENIZER))
+    try:
+        manifest = Manifest.from_json(outputs[signature.MANIFEST])
+        has_text = manifest.config.text is not None
+        tokenizer = Tokenizer.from_json(outputs[signature.TOKENIZER]) if has_text else None
+    except (KeyError, ValueError) as error:
+        raise _unreadable(transport, error) from error
+    return Description(found, manifest, tokenizer)
+
+
+async def space_of(transport: Transport, version: int) -> str:
+    """Asks for a version's space alone; raises as `describe`."""
+    _, outputs = await _describe(transport, version, (signature.MANIFEST,))
+    try:
+        return Manifest.from_json(outputs[signature.MANIFEST]).space_id
+    except (KeyError, ValueError) as error:
+        raise _unreadable(transport, error) from error
+
+
+async def _describe(transport: Transport, version: int | None, outputs: Sequence[str]) -> tuple[int, dict[str, bytes]]:
+    """The version that answers, and outputs of `describe`."""
+    request = predict_request(transport.model, signature.DESCRIBE, {}, version=version, outputs=outputs)
+    await transport.open()
     try:
         answer = await transport.predict(request).result()
     except errors.RequestError as error:
         raise transport.error(errors.RequestError, error.message, error.code, _remedy(error), error.attempts) from error
     try:
-        outputs = {name: from_wire(tensor).item() for name, tensor in answer.outputs.items()}
-        manifest = Manifest.from_json(outputs[signature.MANIFEST])
-        has_text = manifest.config.text is not None
-        tokenizer = Tokenizer.from_json(outputs[signature.TOKENIZER]) if has_text else None
-    except (KeyError, ValueError) as error:
-        message = f"cannot read its description: {error}"
-        raise transport.error(errors.ServerError, message, "DATA_LOSS", _FOREIGN) from error
-    return Description(answer.model_spec.version.value, manifest, tokenizer)
+        values = {name: from_wire(tensor).item() for name, tensor in answer.outputs.items()}
+    except ValueError as error:
+        raise _unreadable(transport, error) from error
+    return answer.model_spec.version.value, values
+
+
+def _unreadable(transport: Transport, error: Exception) -> errors.VitError:
+    return transport.error(errors.ServerError, f"cannot read its description: {error}", "DATA_LOSS", _FOREIGN)
 
 
 def _remedy(error: errors.RequestError) -> str:
-    return error.remedy if error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED") else _FOREIGN
+    return _FOREIGN if error.code in ("FAILED_PRECONDITION", "INVALID_ARGUMENT") else error.remedy
 
 
 class PinnedModel:
@@ -94,10 +132,15 @@ class PinnedModel:
         transport: to its server.
         description: of the version.
         in_flight: requests under way at once.
+
+    Attributes:
+        absences: of the server, when the description was last confirmed.
+        confirmed: when that was, by time.monotonic().
     """
 
     def __init__(self, transport: Transport, description: Description, in_flight: int) -> None:
         self.description = description
+        self.absences, self.confirmed = transport.absences, time.monotonic()
         self._transport, self._in_flight = transport, in_flight
         self._manifest = description.manifest
         self._contract = self._manifest.contract()
@@ -205,11 +248,11 @@ class PinnedModel:
                 async for item, inputs in requests:
                     if len(waiting) == self._in_flight:
                         first, call = waiting.popleft()
-                        yield first, await self._outputs(call, name)
+                        yield first, await self._outputs(call, name, outputs)
                     waiting.append((item, self._call(name, inputs, outputs)))
             while waiting:
                 first, call = waiting.popleft()
-                yield first, await self._outputs(call, name)
+                yield first, await self._outputs(call, name, outputs)
         finally:
             for _, call in waiting:
                 if call is not None:
@@ -224,7 +267,9 @@ class PinnedModel:
             predict_request(self._transport.model, name, inputs, version=version, outputs=outputs)
         )
 
-    async def _outputs(self, call: Call[wire_pb2.PredictResponse] | None, name: str) -> dict[str, Array]:
+    async def _outputs(
+        self, call: Call[wire_pb2.PredictResponse] | None, name: str, wanted: Sequence[str]
+    ) -> dict[str, Array]:
         if call is None:
             return {
                 alias: np.zeros((0, *(size or 0 for size in tensor.shape[1:])), tensor.dtype)
@@ -236,7 +281,15 @@ class PinnedModel:
             message = f"version {asked} was asked and {found} has answered, whose vectors may lie in another space"
             remedy = "ask the server itself, or through a proxy that keeps the version"
             raise self._transport.error(errors.SpaceError, message, "FAILED_PRECONDITION", remedy)
-        return {alias: from_wire(tensor) for alias, tensor in answer.outputs.items()}
+        try:
+            outputs = {alias: from_wire(tensor) for alias, tensor in answer.outputs.items()}
+            missing = [alias for alias in wanted if alias not in outputs]
+            if missing:
+                raise ValueError(f"it has no {', '.join(missing)}")
+        except ValueError as error:
+            message = f"cannot read the answer of {name}: {error}"
+            raise self._transport.error(errors.ServerError, message, "DATA_LOSS", _FOREIGN) from error
+        return outputs
 
     def _refusal(self, message: str, remedy: str) -> errors.VitError:
         return self._transport.error(errors.RequestError, message, "FAILED_PRECONDITION", remedy)

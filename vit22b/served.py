@@ -4,9 +4,8 @@ Between vit22b.client, which says what a user may ask, and vit22b.pinned, one ve
 SavedModel -> server -> client.
 """
 
-import collections
 import contextlib
-import dataclasses
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -15,8 +14,9 @@ import numpy as np
 from vit22b import encodings, errors, signature, wire_pb2
 from vit22b.batches import Inputs
 from vit22b.embeddings import Classification, ClassVectors, Embeddings, Features, Floats, join
-from vit22b.encodings import Encoding
-from vit22b.pinned import Description, OnError, Part, PinnedModel, describe
+from vit22b.encodings import Form
+from vit22b.feed import Feed
+from vit22b.pinned import Description, OnError, Part, PinnedModel, VersionState, describe, space_of
 from vit22b.prompts import class_bank, find_templates, prompts
 from vit22b.sources import Image, NamedImage, check_several, named
 from vit22b.tensors import Array, model_spec
@@ -25,38 +25,8 @@ from vit22b.transport import Transport
 Result = TypeVar("Result")
 Images = Iterable[Image] | AsyncIterable[Image]
 
+_FRESH = 10.0  # seconds that what a model has said of itself holds
 _RESTARTS = 5  # in a row without an answer: a model that is replaced faster than it answers
-
-
-@dataclasses.dataclass(frozen=True)
-class VersionState:
-    """A version of a model on the server.
-
-    Attributes:
-        version: its number.
-        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
-        message: why it failed, if it did.
-    """
-
-    version: int
-    state: str
-    message: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """How vectors are wanted; see vit22b.encodings.
-
-    Attributes:
-        dimensions: how many of the model's; None for all.
-        encoding: of each.
-    """
-
-    dimensions: int | None = None
-    encoding: Encoding = "float32"
-
-    def __post_init__(self) -> None:
-        encodings.check(self.dimensions, self.encoding)
 
 
 class ServedModel:
@@ -80,6 +50,7 @@ class ServedModel:
 
     async def versions(self) -> tuple[VersionState, ...]:
         """See Client.versions."""
+        await self._transport.open()
         request = wire_pb2.GetModelStatusRequest(model_spec=model_spec(self._transport.model, None))
         answer = await self._transport.status(request).result()
         state_name = wire_pb2.ModelVersionStatus.State.Name
@@ -90,15 +61,16 @@ class ServedModel:
 
     async def embed_images(self, images: Images, on_error: OnError, form: Form) -> Embeddings:
         """See Client.embed_images."""
+        model = await self._fitting(form)
         parts = await self._collect(images, signature.EMBED_IMAGE_EACH, [signature.EMBEDDING], on_error)
         if not parts:
-            model = await self._pin()
             return _embeddings(model, Part((), {signature.EMBEDDING: np.zeros((0, model.width), np.float32)}, {}), form)
         return join([_embeddings(model, part, form, on_error) for model, part in parts])
 
     async def stream_images(self, images: Images, on_error: OnError, form: Form) -> AsyncGenerator[Embeddings, None]:
         """See Client.stream_images."""
         _check_on_error(on_error)
+        await self._fitting(form)
         stream = self._stream(self._named(images), signature.EMBED_IMAGE_EACH, [signature.EMBEDDING])
         async with contextlib.aclosing(stream):
             async for model, part in stream:
@@ -110,15 +82,18 @@ class ServedModel:
         """See Client.embed_pixels."""
         names = [f"image {index}" for index in range(len(pixels))]
         inputs = {signature.PIXELS: pixels}
+        await self._fitting(form)
         return await self._pinned(lambda model: _rows(model, signature.EMBED_PIXELS, inputs, names, form))
 
     async def embed_texts(self, texts: Sequence[str], form: Form) -> Embeddings:
         """See Client.embed_texts."""
 
         async def work(model: PinnedModel) -> Embeddings:
-            inputs = {signature.TOKEN_IDS: model.token_ids(texts)}
+            ids = await self._transport.waits.work(lambda: model.token_ids(texts))
+            inputs = {signature.TOKEN_IDS: ids}
             return await _rows(model, signature.EMBED_TEXT, inputs, texts, form)
 
+        await self._fitting(form)
         return await self._pinned(work)
 
     async def features(self, images: Images, tokens: bool, layers: Sequence[int], on_error: OnError) -> Features:
@@ -175,9 +150,32 @@ class ServedModel:
         return await self._pinned(lambda model: model.rows(name, inputs))
 
     async def _pin(self) -> PinnedModel:
+        if self._model is not None and not await self._is_still(self._model):
+            self._model = None
         if self._model is None:
             self._model = PinnedModel(self._transport, await describe(self._transport, self._version), self._in_flight)
         return self._model
+
+    async def _fitting(self, form: Form) -> PinnedModel:
+        """The pinned version; ValueError, before there is any work, unless it has so many dimensions."""
+        model = await self._pin()
+        encodings.check(form.dimensions, form.encoding, model.width)
+        return model
+
+    async def _is_still(self, model: PinnedModel) -> bool:
+        """Whether the pinned version is what answers by its number: a server that was away may have another model.
+
+        It is asked where a request has failed since, and now and then, since an idle client sees no failure.
+        """
+        absences, now = self._transport.absences, time.monotonic()
+        if model.absences == absences and now - model.confirmed < _FRESH:
+            return True
+        try:
+            space_id = await space_of(self._transport, model.description.version)
+        except errors.NotServedError:
+            return False
+        model.absences, model.confirmed = absences, now
+        return space_id == model.space_id
 
     def _unpin(self, model: PinnedModel) -> None:
         """Forgets a version that is served no more. If there is no other, the next pin says so."""
@@ -188,10 +186,11 @@ class ServedModel:
         """Does the work with one version; anew, should it go meanwhile."""
         for _ in range(_RESTARTS):
             model = await self._pin()
-            try:
-                return await work(model)
-            except errors.NotServedError:
-                self._unpin(model)
+            with contextlib.suppress(errors.NotServedError):
+                result = await work(model)
+                if await self._is_still(model):
+                    return result
+            self._unpin(model)
         return await work(await self._pin())
 
     async def _collect(
@@ -218,7 +217,7 @@ class ServedModel:
         self, images: AsyncIterator[NamedImage], name: str, outputs: Sequence[str]
     ) -> AsyncGenerator[tuple[PinnedModel, Part], None]:
         """What comes of each request, in order and of one space, with the version that answered."""
-        feed, space, failed = _Feed(images), "", 0
+        feed, space, failed = Feed(images), "", 0
         while True:
             model = await self._pin()
             if space and model.space_id != space:
@@ -227,6 +226,10 @@ class ServedModel:
             try:
                 async with contextlib.aclosing(model.images(feed.unanswered(), name, outputs)) as parts:
                     async for part in parts:
+                        if not await self._is_still(model):
+                            raise self._transport.error(
+                                errors.NotServedError, "the version has been replaced", "NOT_FOUND", "ask again"
+                            )
                         space, failed = model.space_id, 0
                         feed.answered(len(part.images))
                         yield model, part
@@ -264,33 +267,6 @@ class ServedModel:
     def _mixed(self, one: str, other: str, remedy: str) -> errors.VitError:
         message = f"the vectors would lie in two spaces, {one} and {other}, since another version is served now"
         return self._transport.error(errors.SpaceChangedError, message, "FAILED_PRECONDITION", remedy)
-
-
-class _Feed:
-    """Images that are given out again unless they were answered.
-
-    Attributes:
-        done: how many were.
-    """
-
-    def __init__(self, images: AsyncIterator[NamedImage]):
-        self._images = images
-        self._waiting: collections.deque[NamedImage] = collections.deque()
-        self.done = 0
-
-    async def unanswered(self) -> AsyncIterator[NamedImage]:
-        """Those that wait for their answers, and then new ones."""
-        for image in list(self._waiting):
-            yield image
-        async for image in self._images:
-            self._waiting.append(image)
-            yield image
-
-    def answered(self, count: int) -> None:
-        """Forgets the first of those that wait."""
-        for _ in range(count):
-            self._waiting.popleft()
-        self.done += count
 
 
 def _check_on_error(on_error: str) -> None:

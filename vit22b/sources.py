@@ -8,11 +8,12 @@ import dataclasses
 import http.client
 import io
 import sys
+import time
 import urllib.error
 import urllib.request
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,10 @@ Image = Any  # bytes | str | PathLike[str] | BinaryIO | numpy uint8 array | PIL.
 _WEB = ("http://", "https://")
 _WEB_TIMEOUT = 20.0  # seconds
 _WEB_BYTES = 64 * 2**20
-# Modes that PNG keeps as they are; the others become RGB.
+_WEB_TOTAL = 60.0  # seconds, for an answer that drips
+# Modes that PNG keeps as they are; most others become RGB.
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
+_NO_SCALE = frozenset({"F", "I;16B", "I;16L"})  # Pillow would clip them at 255
 _EXPECTED = "expected a path, bytes, a binary file, a PIL image or a uint8 array"
 
 
@@ -83,10 +86,14 @@ def named(index: int, image: Any, *, allow_urls: bool) -> NamedImage:
     elif isinstance(image, bytearray | memoryview):
         image = bytes(image)
     elif hasattr(image, "read"):
-        name = str(getattr(image, "name", name))
+        opened_as = getattr(image, "name", None)
+        name = opened_as if isinstance(opened_as, str) else name
         image = image.read()
         if not isinstance(image, bytes):
-            raise ValueError(f"image {index} is a file that was opened as text; open it with mode 'rb'")
+            raise ValueError(
+                f"image {index} is a file that reads {type(image).__name__}; open it with mode 'rb', and await one "
+                "that is asynchronous"
+            )
     elif isinstance(image, np.ndarray):
         _check_array(index, image)
     elif not (isinstance(image, bytes) or _is_pillow(image)):
@@ -97,7 +104,7 @@ def named(index: int, image: Any, *, allow_urls: bool) -> NamedImage:
 def check_several(images: object) -> None:
     """Raises ValueError for one image in place of several."""
     one = isinstance(images, str | bytes | PathLike) or hasattr(images, "read") or _is_pillow(images)
-    if one or (isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype != object):
+    if one or (isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype.kind not in "OU"):
         raise ValueError("images is a single path or image; expected several, for instance [image]")
 
 
@@ -126,7 +133,12 @@ def _png_of_array(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 def _png(image: "PIL.Image.Image") -> bytes:
     file = io.BytesIO()
-    kept = image if image.mode in _PNG_MODES else image.convert("RGB")
+    from PIL import ImageOps
+
+    if image.mode in _NO_SCALE:
+        raise ValueError(f"its mode is {image.mode}, whose range nobody knows; convert it to 8 bits")
+    upright = ImageOps.exif_transpose(image)  # PNG would lose how it is turned
+    kept = upright if upright.mode in _PNG_MODES else upright.convert("I;16" if upright.mode == "I" else "RGB")
     kept.save(file, "PNG", compress_level=1)  # the wire is faster than a better compression
     return file.getvalue()
 
@@ -134,9 +146,19 @@ def _png(image: "PIL.Image.Image") -> bytes:
 def _fetch(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=_WEB_TIMEOUT) as answer:
-            content: bytes = answer.read(_WEB_BYTES + 1)
+            content = _read(answer)
     except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
         raise OSError(None, f"{error}") from error
-    if len(content) > _WEB_BYTES:
-        raise OSError(None, f"it has more than {_WEB_BYTES} bytes")
     return content
+
+
+def _read(answer: BinaryIO) -> bytes:
+    parts, size, end = [], 0, time.monotonic() + _WEB_TOTAL
+    while part := answer.read(2**16):
+        parts.append(part)
+        size += len(part)
+        if size > _WEB_BYTES:
+            raise OSError(None, f"it has more than {_WEB_BYTES} bytes")
+        if time.monotonic() > end:
+            raise OSError(None, f"it takes longer than {_WEB_TOTAL:g} s")
+    return b"".join(parts)
