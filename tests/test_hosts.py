@@ -167,7 +167,7 @@ def test_the_rest_end_and_say_who_is_missing(sums, victim, number):
         processes.until(lambda: all("has joined" in said for said in processes.said()))
         processes.running[victim].send_signal(number)
         rest = [process for process in range(3) if process != victim]
-        assert [processes.running[process].wait(60) for process in rest] == [1, 1]
+        assert [processes.running[process].wait(180) for process in rest] == [1, 1]
         for process in rest:
             told = last_line(processes.said()[process])
             assert told.startswith(missing(victim, 3))
