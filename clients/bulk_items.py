@@ -7,33 +7,27 @@ fault of an image, and raises.
 
 import dataclasses
 import itertools
-import re
-import tarfile
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from webdataset.tariterators import group_by_keys
 
-from clients import bulk_storage, bulk_tfrecord
+from clients import bulk_storage, bulk_tars, bulk_tfrecord
 from clients.bulk_job import BulkError, Settings
-from vit22b.folder import IMAGE_SUFFIXES
 from vit22b.sources import named
 
 _RAW = CompressionTypes.UNCOMPRESSED
 _WEB = ("http://", "https://")
-_IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
-_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset keeps to itself
 _ROWS = 64  # of a Parquet file that are held at once; they may have images in them
-# What readers say of a file that is damaged, as opposed to one that cannot be reached.
-_DAMAGE = (tarfile.TarError, ValueError, EOFError, zlib.error)
+_STORES = frozenset(
+    {"azfs", "gs", "hdfs", "s3"}
+)  # where a ValueError is of the machine: a module or a setting is missing
 
 Span = tuple[int, int | None]
 
@@ -94,30 +88,19 @@ def read_items(path: str, span: Span, settings: Settings, reading: Reading) -> I
 
 def _tar_items(path: str) -> Iterator[Item]:
     with FileSystems.open(path, compression_type=_RAW) as file:
-        for index, sample in _until_damage(group_by_keys(_members(file, path))):
+        for index, sample in _until_damage(bulk_tars.samples(file, path)):
             if isinstance(sample, str):
                 yield Item(index, f"{path}, from sample {index} on", reason=sample)
                 return
             item = Item(index, f"{path}/{sample['__key__']}")
-            images = sorted(_IMAGES & sample.keys())
-            if len(images) == 1:
+            images = sorted(bulk_tars.IMAGES & sample.keys())
+            if len(images) == 1 and sample[images[0]] is None:
+                yield item.without(f"its {images[0]} is a link to another file; expected the image itself")
+            elif len(images) == 1:
                 yield dataclasses.replace(item, image=sample[images[0]])
             else:
                 held = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "nothing"
                 yield item.without(f"the sample has {len(images)} images; expected one, it has {held}")
-
-
-def _members(file: BinaryIO, path: str) -> Iterator[dict[str, Any]]:
-    """The files of a tar, as webdataset groups them to samples."""
-    with tarfile.open(fileobj=file, mode="r|*") as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            if content is not None and not _META.match(member.name):
-                yield {"fname": member.name, "data": content.read(), "__url__": path}
-            tar.members = []  # it would keep them all
-        # tarfile takes the end of the file, and a broken header, for the end of the tar, which is a block of zeros.
-        if tar.fileobj.tell() - tar.offset < tarfile.BLOCKSIZE or any(tar.fileobj.read(tarfile.RECORDSIZE)):
-            raise tarfile.ReadError("it has no end")
 
 
 def _record_items(path: str, settings: Settings) -> Iterator[Item]:
@@ -149,7 +132,7 @@ def _until_damage(parts: Iterator[Any]) -> Iterator[tuple[int, Any]]:
             part = next(parts)
         except StopIteration:
             return
-        except _DAMAGE as error:
+        except bulk_tars.DAMAGE as error:
             yield index, f"the file is damaged, and what follows is left out: {_said(error)}"
             return
         yield index, part
@@ -166,7 +149,8 @@ def _rows(path: str, span: Span, settings: Settings) -> Iterator[Item]:
     column, key = settings.column, settings.key_column
     folder = FileSystems.split(path)[0]
     with FileSystems.open(path, compression_type=_RAW) as opened:
-        file = pq.ParquetFile(opened)
+        # Arrow's own threads would call the file, which is Python's: interrupted there, the program could not end.
+        file = pq.ParquetFile(opened, pre_buffer=False)
         missing = {column, *([key] if key else [])} - set(file.schema_arrow.names)
         if missing:
             raise BulkError(f"{path} has no column {', '.join(sorted(missing))}, which other files of the input have")
@@ -188,7 +172,7 @@ def _range(file: pq.ParquetFile, columns: list[str], span: Span) -> Iterator[tup
     ends = np.cumsum(sizes)
     groups = [group for group, end in enumerate(ends) if end > start and end - sizes[group] < stop]
     index = int(ends[groups[0]]) - sizes[groups[0]] if groups else 0
-    for batch in file.iter_batches(_ROWS, groups, columns):
+    for batch in file.iter_batches(_ROWS, groups, columns, use_threads=False):
         skipped = min(max(start - index, 0), len(batch))
         index += skipped
         for row in pa.Table.from_batches([batch]).slice(skipped, max(stop - index, 0)).to_pylist():
@@ -237,6 +221,11 @@ def _download(item: Item, reading: Reading) -> Item:
 def _read(item: Item) -> Item:
     try:
         image = bulk_storage.read(item.uri)
+    except ValueError as error:
+        # A name that no file can have, or a scheme that Beam does not know.
+        if FileSystems.get_scheme(item.uri) in _STORES:
+            raise
+        return item.without(f"cannot be read: {error}")
     except OSError as error:
         there = FileSystems.exists(item.uri)
         if there and not isinstance(error, IsADirectoryError | PermissionError):

@@ -26,7 +26,7 @@ from clients import vector_files
 from clients.arguments import Server, check_output, report_failures
 from clients.image_list import STANDARD, list_images
 from clients.journal import Journal, Stamp, journal_file, stamp
-from clients.origin import Array, Origin
+from clients.origin import Array, Origin, space_changed
 from clients.terminal import progress
 from vit22b import program
 from vit22b.client import Client
@@ -52,7 +52,7 @@ class Arguments:
         encoding: of each vector.
         json: print JSON in place of a table. It holds the vectors unless they go to a file.
         on_error: what an image that cannot be decoded does. skip: it is named and the others are written; raise: it is
-            named and none is.
+            named and none is, which --output - cannot promise.
     """
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
@@ -71,6 +71,10 @@ class Arguments:
             raise ValueError("--resume is given without a file; name it by --output, as in the run that has ended")
         if self.json and self.output == STANDARD:
             raise ValueError("both --json and --output - are given, which write to stdout; leave one of them out")
+        if self.on_error == "raise" and self.output == STANDARD:
+            raise ValueError(
+                "--output - writes lines before all images are seen; leave out --on_error raise, or name a file"
+            )
         if self.output is not None and to_file:
             vector_files.check_suffix(self.output)
             check_output(self.output, self.output.suffix.lower())
@@ -184,7 +188,11 @@ def open_journal(client: Client, records: Sequence[Record], arguments: Arguments
 
 
 def fill(journal: Journal, client: Client, records: Sequence[Record], arguments: Arguments) -> list[Failure]:
-    """Embeds the images that the journal lacks; those that have no vector now."""
+    """Embeds the images that the journal lacks; those that have no vector now.
+
+    Raises:
+        SpaceChangedError: the model answers in another space than that of the vectors in the journal.
+    """
     places = journal.missing()
     stamps: dict[int, Stamp] = {}
     failures: list[Failure] = []
@@ -200,6 +208,12 @@ def fill(journal: Journal, client: Client, records: Sequence[Record], arguments:
         progress(len(records), done=len(journal)) as advance,
     ):
         for part in parts:
+            # The model may have been replaced since it was described.
+            if not len(journal) and Origin.of(part) != journal.origin:
+                journal.begin(Origin.of(part))
+            if not journal.origin.fits(part):
+                remedy = f"serve the version of before again, or remove {journal.path} and begin anew"
+                raise space_changed(journal.origin.space_id, part, client, remedy)
             journal.append([places[index] for index in part.indices], part.vectors, stamps)
             failures += (dataclasses.replace(failure, index=places[failure.index]) for failure in part.failures)
             advance(len(part) + len(part.failures))

@@ -71,11 +71,8 @@ class Journal:
             raise ValueError(
                 f"{path} has {found} vectors of a run that did not end; go on with it by --resume, or remove it"
             )
-        file = _locked(path)
-        file.truncate()
-        file.write(_MAGIC)
-        journal = cls(path, file, origin, names)
-        journal._put(json.dumps({"origin": dataclasses.asdict(origin), "names": journal.names}).encode())
+        journal = cls(path, _locked(path), origin, names)
+        journal.begin(origin)
         return journal
 
     @classmethod
@@ -100,6 +97,16 @@ class Journal:
             journal._read_frames()
             closing.pop_all()
         return journal
+
+    def begin(self, origin: Origin) -> None:
+        """Begins it as one of vectors of this origin; those that it has are lost."""
+        self.origin = origin
+        self.stamps.clear()
+        self._offsets.clear()
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(_MAGIC)
+        self._put(json.dumps({"origin": dataclasses.asdict(origin), "names": self.names}).encode())
 
     def __enter__(self) -> Self:
         return self

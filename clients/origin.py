@@ -10,8 +10,10 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from vit22b.client import Client
 from vit22b.embeddings import Embeddings
 from vit22b.encodings import Encoding
+from vit22b.errors import SpaceChangedError
 
 Array = npt.NDArray[Any]
 Rows = tuple[Sequence[str], Array]  # names, and a vector for each
@@ -49,6 +51,10 @@ class Origin:
         """Where a part of a stream comes from."""
         return cls(part.space_id, part.version, part.dimensions, part.encoding)
 
+    def fits(self, part: Embeddings) -> bool:
+        """Whether a part may be in the same file; the version alone may be another one, of the same space."""
+        return dataclasses.replace(Origin.of(part), version=self.version) == self
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the numbers that a vector is stored as."""
@@ -58,3 +64,14 @@ class Origin:
     def width(self) -> int:
         """How many numbers a vector is stored as: for a binary one its bytes."""
         return (self.dimensions + 7) // 8 if self.encoding == "binary" else self.dimensions
+
+
+def space_changed(before: str, found: Embeddings, client: Client, remedy: str) -> SpaceChangedError:
+    """The error for vectors that cannot be put beside those of before, since another version is served by now."""
+    return SpaceChangedError(
+        f"the vectors before lie in space {before}, and version {found.version} has answered in space {found.space_id}",
+        code="FAILED_PRECONDITION",
+        address=client.address,
+        model=client.model,
+        remedy=remedy,
+    )

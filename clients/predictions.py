@@ -11,10 +11,11 @@ from typing import Any, TextIO
 import rich.table
 import rich.text
 
+from clients.origin import space_changed
 from clients.terminal import bar, progress
 from vit22b import program
 from vit22b.client import Client
-from vit22b.embeddings import Classification, ClassVectors, check_same_space
+from vit22b.embeddings import Classification, ClassVectors
 from vit22b.errors import Failure
 from vit22b.folder import Record
 from vit22b.prompts import canonical
@@ -44,14 +45,16 @@ def classify(
     Of the vectors no more are in memory than those of the requests under way.
 
     Raises:
-        ValueError: the model was replaced by one of another space since the classes were embedded.
+        SpaceChangedError: the model was replaced by one of another space since the classes were embedded.
     """
     known = {canonical(name) for name in bank.classes}
     predictions: list[Prediction] = []
     failures: list[Failure] = []
     with progress(len(records)) as advance:
         for part in client.stream_images((record.path for record in records), on_error="skip"):
-            check_same_space(bank.space_id, part.space_id)
+            if part.space_id != bank.space_id:
+                remedy = "repeat the command, which embeds the classes with the model that is served now"
+                raise space_changed(bank.space_id, part, client, remedy)
             found = Classification(part.vectors @ bank.vectors.T, bank.classes, part)
             for index, guesses, scores in zip(part.indices, found.top(top), found.scores, strict=True):
                 right = is_right(guesses[0][0], records[index].labels, known)

@@ -24,6 +24,7 @@ import tyro
 from clients import vector_files
 from clients.arguments import Server
 from clients.image_list import STANDARD
+from clients.origin import space_changed
 from clients.terminal import bar, progress
 from clients.vector_index import Match, VectorIndex, check_target
 from vit22b import program
@@ -112,6 +113,11 @@ def query(arguments: Query) -> int:
     with arguments.server.client() as client:
         check_space(index, client, arguments)
         asked = [*embed_texts(client, index, arguments.text), *embed_images(client, index, arguments.image)]
+        for found in asked:
+            # It may have been replaced since it was described.
+            if not index.origin.fits(found):
+                remedy = "ask the model that the index is of, or embed the images again and build another index"
+                raise space_changed(index.origin.space_id, found, client, remedy)
     answers = [
         Answer(name, matches)
         for found in asked

@@ -99,6 +99,8 @@ def application(client: AsyncClient, options: Options, version: int | None = Non
         Exception: _defect,
     }
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    # A redirect would name the host that the caller says this is.
+    app.router.redirect_slashes = False
     return Door(
         app,
         routes,
@@ -119,7 +121,7 @@ def _refused(request: Request, refusal: Exception) -> Response:
 def _not_routed(request: Request, error: Exception) -> Response:
     """For a path or a method that no route has."""
     assert isinstance(error, HTTPException)
-    text = f"{request.method} {request.url.path[:64]}: {error.detail}; /openapi.json lists what there is"
+    text = f"{request.method[:64]} {request.url.path[:64]}: {error.detail}; /openapi.json lists what there is"
     code = _CODES.get(error.status_code, "invalid_request")
     return _refused(request, Refusal(error.status_code, text, code, headers=error.headers))
 

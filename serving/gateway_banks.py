@@ -17,7 +17,8 @@ from serving.gateway_label_sets import LabelSet, LabelSets
 from serving.gateway_metrics import Metrics
 from serving.gateway_upstream import ATTEMPTS, Embedded, Floats, Upstream, changed
 
-_KEPT = 64  # banks in memory; of 1,000 classes and 1,408 dimensions one takes 6 MB
+_KEPT = 64  # banks in memory
+_KEPT_BYTES = 256 * 2**20  # of them; one of 1,000 classes and 1,408 dimensions takes 6 MB
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,12 @@ class Banks:
     async def _find(self, labels: LabelSet, space_id: str) -> Floats | None:
         """The bank in a space; None where the model embeds in another one by now."""
         # One at a time for a list of classes: after a change of the space every request asks for it at once.
-        lock = self._locks.setdefault(labels.digest, asyncio.Lock())
+        key = labels.fingerprint, space_id
+        lock = self._locks.setdefault(labels.fingerprint, asyncio.Lock())
         async with lock:
-            kept = self._banks.get((labels.digest, space_id))
+            kept = self._banks.get(key)
             if kept is not None:
-                self._banks.move_to_end((labels.digest, space_id))
+                self._banks.move_to_end(key)
                 self._metrics.banks.labels("memory").inc()
                 return kept
             if labels.name and self._sets is not None:
@@ -90,7 +92,8 @@ class Banks:
             logger.error("The vectors of the label set %s cannot be kept: %s", labels.name, error)
 
     def _remember(self, labels: LabelSet, space_id: str, vectors: Floats) -> None:
-        self._banks[labels.digest, space_id] = vectors
-        self._banks.move_to_end((labels.digest, space_id))
-        while len(self._banks) > _KEPT:
+        key = labels.fingerprint, space_id
+        self._banks[key] = vectors
+        self._banks.move_to_end(key)
+        while len(self._banks) > _KEPT or sum(bank.nbytes for bank in self._banks.values()) > _KEPT_BYTES:
             self._banks.popitem(last=False)

@@ -8,9 +8,10 @@ import dataclasses
 import difflib
 import json
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from email.message import Message
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -19,6 +20,8 @@ from serving.gateway_errors import Refusal, invalid
 JSON = "application/json"
 FORM = "multipart/form-data"
 _MAX_PARTS = 10_000  # of a form; the routes have lower bounds of their own
+_ECHOED = 64  # characters of what came that an error repeats
+_CHARSETS = ("utf-8", "utf8", "us-ascii")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,8 @@ async def read_form(request: Request, max_bytes: int) -> list[tuple[str, str | b
         Refusal: as read_json.
     """
     check_content_type(request, FORM)
-    parser = MultiPartParser(
+    _check_charset(request)
+    parser = _WholeForm(
         request.headers,
         _bounded(request, max_bytes),
         max_files=_MAX_PARTS,
@@ -80,6 +84,25 @@ async def read_form(request: Request, max_bytes: int) -> list[tuple[str, str | b
         await form.close()
 
 
+class _WholeForm(MultiPartParser):
+    """A parser that refuses a form without its end: Starlette's takes one that was cut for a shorter one."""
+
+    _ended = False
+
+    def on_end(self) -> None:
+        self._ended = True
+
+    async def parse(self) -> FormData:
+        self.stream = self._to_the_end(self.stream)
+        return await super().parse()
+
+    async def _to_the_end(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks:
+            yield chunk
+        if not self._ended:  # raised from here, since parse() closes its files at errors of its stream
+            raise MultiPartException("it ends before its closing boundary; send it whole")
+
+
 def is_form(request: Request) -> bool:
     """Whether the body is announced as a multipart form."""
     return _content_type(request) == FORM
@@ -89,11 +112,11 @@ def check_content_type(request: Request, expected: str) -> None:
     """Raises a Refusal (415) unless the body is announced as `expected`, and as it is, not compressed."""
     found = _content_type(request)
     if found != expected:
-        message = f"the content type is {found or 'not given'}; expected {expected}"
+        message = f"the content type is {found[:_ECHOED] or 'not given'}; expected {expected}"
         raise Refusal(415, message, "unsupported_content_type")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
-        message = f"the content encoding is {coding}; send the body as it is"
+        message = f"the content encoding is {coding[:_ECHOED]}; send the body as it is"
         raise Refusal(415, message, "unsupported_content_encoding")
 
 
@@ -110,9 +133,9 @@ class Fields:
             raise invalid(f"the body is {kind(value)}; expected an object with the fields {_listed(known)}", None)
         for name in value:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
+                near = difflib.get_close_matches(name[:_ECHOED], known, 1)
                 hint = f"did you mean {near[0]}?" if near else f"the fields are {_listed(known)}"
-                raise invalid(f"there is no field {name[:64]!r}; {hint}", name[:64], "unknown_field")
+                raise invalid(f"there is no field {name[:_ECHOED]!r}; {hint}", name[:_ECHOED], "unknown_field")
         self._values: Mapping[str, Any] = value
 
     def get(self, name: str) -> Any:
@@ -140,7 +163,7 @@ class Fields:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             shown = value if isinstance(value, int | float) and not isinstance(value, bool) else kind(value)
-            raise invalid(f"{name} is {shown}; expected a whole number from {low} to {high}", name)
+            raise invalid(f"{name} is {str(shown)[:_ECHOED]}; expected a whole number from {low} to {high}", name)
         return value
 
     def choice(self, name: str, options: Sequence[str]) -> str:
@@ -149,14 +172,14 @@ class Fields:
         if value is None:
             return options[0]
         if value not in options:
-            raise invalid(f"{name} is {value[:64]!r}; expected one of {_listed(options)}", name)
+            raise invalid(f"{name} is {value[:_ECHOED]!r}; expected one of {_listed(options)}", name)
         return value
 
     def check_model(self, model: str) -> None:
         """Raises a Refusal (404) for another model than the served one; a request may name none."""
         asked = self.text("model")
         if asked not in (None, model):
-            text = f"there is no model {asked[:64]!r} here; this gateway has {model!r} (GET /v1/models)"
+            text = f"there is no model {asked[:_ECHOED]!r} here; this gateway has {model!r} (GET /v1/models)"
             raise Refusal(404, text, "model_not_found", param="model")
 
 
@@ -166,8 +189,8 @@ def kind(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def strings(value: Any, param: str, limit: int) -> tuple[str, ...]:
-    """A list of texts, at least 1 and at most `limit`; a Refusal for anything else."""
+def strings(value: Any, param: str, limit: int, longest: int) -> tuple[str, ...]:
+    """A list of texts of at most `longest` characters, at least 1 and at most `limit`; a Refusal for anything else."""
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else kind(value)
         raise invalid(f"{param} is {found}; expected a list of strings", param)
@@ -176,12 +199,14 @@ def strings(value: Any, param: str, limit: int) -> tuple[str, ...]:
     for index, text in enumerate(value):
         if not isinstance(text, str):
             raise invalid(f"{param}[{index}] is {kind(text)}; expected a string", f"{param}[{index}]")
-        check_text(text, f"{param}[{index}]")
+        check_text(text, f"{param}[{index}]", longest)
     return tuple(value)
 
 
-def check_text(text: str, param: str) -> None:
-    """Raises a Refusal for a text that cannot be written in UTF-8: JSON can escape half of a character."""
+def check_text(text: str, param: str, longest: int) -> None:
+    """Raises a Refusal for a text that is too long, or that UTF-8 cannot hold: JSON can escape half of a character."""
+    if len(text) > longest:
+        raise invalid(f"{param} has {len(text)} characters; expected at most {longest}", param)
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -204,6 +229,15 @@ async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
 def _too_large(found: str, max_bytes: int) -> Refusal:
     message = f"the body is {found}; at most {max_bytes} bytes are taken. Send fewer items at once"
     return Refusal(413, message, "body_too_large")
+
+
+def _check_charset(request: Request) -> None:
+    """Raises a Refusal for a form in other characters than UTF-8: some of Python's codecs make half characters."""
+    header = Message()
+    header["content-type"] = request.headers["content-type"]
+    charset = str(header.get_param("charset", "utf-8")).lower()
+    if charset not in _CHARSETS:
+        raise invalid(f"the form's charset is {charset[:_ECHOED]}; expected utf-8", None, "invalid_form")
 
 
 def _content_type(request: Request) -> str:

@@ -21,6 +21,8 @@ from vit22b.prompts import find_templates, prompts
 _FIELDS = ("classes", "templates")
 _TEMPLATES = ("general",)
 _TEMPLATES_LIMIT = 200  # CLIP's longest list has 80
+_LONGEST = 200  # characters of a class's name, and of a template
+_PROMPTS_LIMIT = 100_000  # ImageNet's 1,000 classes in 80 templates are 80,000
 
 
 class ClassRoutes:
@@ -73,7 +75,11 @@ class ClassRoutes:
     async def delete(self, request: Request) -> Response:
         """Removes a set."""
         sets, name = kept(self._sets), request.path_params["name"]
-        if not NAME.fullmatch(name) or not await asyncio.to_thread(sets.delete, name):
+        try:
+            found = NAME.fullmatch(name) and await asyncio.to_thread(sets.delete, name)
+        except OSError as error:
+            raise Refusal(500, f"the label set cannot be removed: {error.strerror}", "storage_failed") from error
+        if not found:
             raise _unknown(name)
         return JSONResponse({"object": "class_set", "name": name, "deleted": True})
 
@@ -96,17 +102,24 @@ def read_labels(fields: Fields, limit: int, name: str = "") -> LabelSet:
     """The label set of a request's classes and templates.
 
     Raises:
-        Refusal: no classes or more than `limit`, a class twice, or what is no template.
+        Refusal: no classes or more than `limit`, a class twice, what is no template, or too much of anything.
     """
-    classes = strings(fields.required("classes"), "classes", limit)
+    classes = strings(fields.required("classes"), "classes", limit, _LONGEST)
     given = fields.get("templates")
     given = [given] if isinstance(given, str) else given
     try:
-        templates = find_templates(_TEMPLATES if given is None else strings(given, "templates", _TEMPLATES_LIMIT))
+        found = find_templates(_TEMPLATES if given is None else strings(given, "templates", _TEMPLATES_LIMIT, _LONGEST))
     except ValueError as error:
         raise invalid(str(error), "templates") from error
+    templates = tuple(dict.fromkeys(found))
+    if len(classes) * len(templates) > _PROMPTS_LIMIT:
+        text = (
+            f"{len(classes)} classes in {len(templates)} templates are {len(classes) * len(templates)} texts; at most "
+            f"{_PROMPTS_LIMIT} are taken. Give fewer classes or templates"
+        )
+        raise invalid(text, "templates", "too_many_items")
     try:
-        prompts(classes, templates)
+        prompts(classes, templates[:1])
     except ValueError as error:
         raise invalid(str(error), "classes") from error
     return LabelSet(classes, templates, name, int(time.time()))

@@ -15,12 +15,13 @@ from starlette.routing import Route
 from serving.gateway_banks import Banks
 from serving.gateway_body import Fields, Limits, is_form, read_form, read_json
 from serving.gateway_classes import find_set, read_labels
-from serving.gateway_errors import invalid
+from serving.gateway_errors import invalid, told
 from serving.gateway_items import Item, read_images
 from serving.gateway_label_sets import LabelSet, LabelSets
 from serving.gateway_upstream import Floats
 
 _FIELDS = ("images", "classes", "templates", "top", "model", "user")
+_FORM_FIELDS = (*_FIELDS, "class_set")
 _TOP = 5  # classes that an image is answered with, unless more or fewer are asked for
 
 
@@ -53,7 +54,7 @@ class ClassifyRoute:
         top = fields.whole("top", 1, self._limits.classes) or _TOP
         found, scores = await self._banks.score(images, labels)
         request.state.visit.note(images, found.failed, found.version)
-        reasons = {failure.index: failure.reason for failure in found.failures}
+        reasons = {failure["index"]: failure["reason"] for failure in told(found.failures)}
         data = [
             {"object": "error", "index": index, "error": {"message": reasons[index], "code": "bad_image"}}
             if index in reasons
@@ -73,22 +74,24 @@ class ClassifyRoute:
         return await asyncio.to_thread(find_set, self._sets, classes)
 
     async def _read_form(self, request: Request) -> tuple[Fields, list[Item]]:
-        """The fields of a form: images are files, classes and templates may be given several times."""
+        """The fields of a form: images are files, classes and templates may be given several times.
+
+        A form cannot tell a list of one class from a text: a label set has a field of its own, class_set.
+        """
         images: list[Item] = []
         values: dict[str, Any] = {}
         for name, value in await read_form(request, self._limits.body_bytes):
             if isinstance(value, bytes) != (name == "images"):
                 expected = "a file" if name == "images" else "a plain field"
-                raise invalid(
-                    f"the form's field {name[:64]} is no {expected.partition(' ')[2]}; expected {expected}", name
-                )
+                text = f"the form's field {name[:64]} is no {expected.partition(' ')[2]}; expected {expected}"
+                raise invalid(text, name[:64])
             if isinstance(value, bytes):
                 images.append(value)
             elif name in ("classes", "templates"):
                 values.setdefault(name, []).append(value)
             else:
                 values[name] = value
-        fields = Fields(_of_form(values), _FIELDS)
+        fields = Fields(_of_form(values), _FORM_FIELDS)
         if not 1 <= len(images) <= self._limits.items:
             text = f"the form has {len(images)} files named images; expected 1 to {self._limits.items}"
             raise invalid(text, "images", "too_many_items" if images else "missing_field")
@@ -96,9 +99,11 @@ class ClassifyRoute:
 
 
 def _of_form(values: dict[str, Any]) -> dict[str, Any]:
-    """The values as JSON would have them: a single class is the name of a label set, and top is a number."""
-    if len(values.get("classes", ())) == 1:
-        values["classes"] = values["classes"][0]
+    """The values as JSON would have them: classes are a list or the name of a label set, and top is a number."""
+    if "class_set" in values:
+        if "classes" in values:
+            raise invalid("the form has classes and a class_set; expected one of them", "class_set")
+        values["classes"] = values["class_set"]
     if "top" in values:
         try:
             values["top"] = int(values["top"])

@@ -103,6 +103,8 @@ class Door:
         """Lets the application answer for as long as there is time and a caller."""
         try:
             async with asyncio.timeout(seconds) as limit:
+                if not _has_body(Headers(scope=scope)):
+                    caller.expect_no_body(limit)
                 await self._app(scope, caller.watched(limit), answer)
         except TimeoutError as error:
             if not limit.expired():
@@ -166,16 +168,24 @@ class _Caller:
         self.heard = False  # whether the whole body is here
         self.gone = False
         self._receive = receive
+        self._empty = False  # whether there is no body, which the application has not been told yet
         self._watch: asyncio.Task[None] | None = None
+
+    def expect_no_body(self, limit: asyncio.Timeout) -> None:
+        """Watches from the start: most routes do not ask for a body that a request has not."""
+        self._empty = True
+        self._hear(limit)
 
     def watched(self, limit: asyncio.Timeout) -> Receive:
         """What the application receives; when the caller hangs up, `limit` ends."""
 
         async def receive() -> Message:
+            if self._empty:
+                self._empty = False
+                return {"type": "http.request", "body": b"", "more_body": False}
             message = await self._receive()
             if message["type"] == "http.request" and not message.get("more_body", False) and not self.heard:
-                self.heard = True
-                self._watch = asyncio.create_task(self._wait(limit))
+                self._hear(limit)
             elif message["type"] == "http.disconnect":
                 self.gone = True
             return message
@@ -187,12 +197,20 @@ class _Caller:
         if self._watch is not None:
             self._watch.cancel()
 
+    def _hear(self, limit: asyncio.Timeout) -> None:
+        self.heard = True
+        self._watch = asyncio.create_task(self._wait(limit))
+
     async def _wait(self, limit: asyncio.Timeout) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.gone = True
         if not limit.expired():
             limit.reschedule(asyncio.get_running_loop().time())
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _deadline(headers: Headers, longest: float) -> float:

@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/embeddings, with images beside te
 `space_id`, `version` and `failures`. docs/gateway.md has both routes for readers.
 """
 
+import asyncio
 import base64
 from collections.abc import Sequence
 
@@ -61,7 +62,7 @@ class EmbeddingRoutes:
             {"object": "embedding", "index": index, "embedding": written}
             for index, written in zip(kept, _written(found.vectors[kept], encoding), strict=True)
         ]
-        tokens = _tokens([items[index] for index in kept], description)
+        tokens = await asyncio.to_thread(_tokens, [items[index] for index in kept], description)
         return JSONResponse(
             {
                 "object": "list",

@@ -49,7 +49,8 @@ class Refusal(Exception):  # noqa: N818 - an answer, of which an error is made
     def response(self) -> JSONResponse:
         """The answer."""
         kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        error: dict[str, Any] = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
+        error: dict[str, Any] = {"message": written(self.message), "type": kind, "code": self.code}
+        error["param"] = None if self.param is None else written(self.param)
         if self.failures:
             error["failures"] = told(self.failures)
         return JSONResponse({"error": error}, self.status, self.headers)
@@ -98,4 +99,9 @@ def from_client(error: errors.VitError) -> Refusal:
 
 def told(failures: Sequence[Failure]) -> list[dict[str, Any]]:
     """The items that failed, as answers have them."""
-    return [{"index": failure.index, "reason": failure.reason} for failure in failures]
+    return [{"index": failure.index, "reason": written(failure.reason)} for failure in failures]
+
+
+def written(text: str) -> str:
+    """A text that may repeat what a caller sent, as UTF-8 can hold it: JSON can escape half of a character."""
+    return text.encode("utf-8", "backslashreplace").decode()

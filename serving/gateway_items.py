@@ -16,6 +16,7 @@ from serving.gateway_errors import invalid
 
 _DATA_URI = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _URL = re.compile(r"\s*(https?|ftp|file|s3|gs):", re.IGNORECASE)
+_LONGEST_TEXT = 8192  # characters; a text tower reads some dozens of words
 _LONGEST_HEADER = 256  # characters of a data URI before its data
 _NO_URLS = (
     "is a URL, and the gateway fetches none: through it a caller could reach what only the gateway can reach. Send the "
@@ -86,7 +87,7 @@ def _text(value: Any, param: str) -> str:
         raise invalid(f"{param} is {kind(value)}; expected a string", param)
     if not value.strip():
         raise invalid(f"{param} is an empty text", param)
-    check_text(value, param)
+    check_text(value, param, _LONGEST_TEXT)
     return value
 
 
@@ -103,7 +104,7 @@ def _image(value: Any, param: str) -> bytes | Flaw:
         if ";base64" not in header[2].lower():
             return Flaw("its data URI is not in base64; expected data:image/jpeg;base64,...")
         if header[1] and not header[1].lower().startswith(("image/", "application/octet-stream")):
-            return Flaw(f"its data URI is of the type {header[1]}; expected an image's")
+            return Flaw(f"its data URI is of the type {header[1][:64]}; expected an image's")
         start = header.end()
     return _decoded(value[start:])
 

@@ -13,10 +13,9 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -50,17 +49,22 @@ class LabelSet:
     created: int = 0
 
     @property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that name the classes and templates."""
+        return hashlib.sha256(json.dumps([self.classes, self.templates]).encode()).hexdigest()
+
+    @property
     def digest(self) -> str:
-        """12 hexadecimal digits that name the classes and templates."""
-        return hashlib.sha256(json.dumps([self.classes, self.templates]).encode()).hexdigest()[:12]
+        """The first 12 digits of the fingerprint, which are enough among the files of one set."""
+        return self.fingerprint[:12]
 
     def to_json(self) -> bytes:
         """The file that it is kept in."""
         return json.dumps(dataclasses.asdict(self), indent=2).encode()
 
     @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Reads it.
+    def from_json(cls, text: bytes, name: str) -> Self:
+        """Reads it; the name is that of its folder, which may be a copy of another.
 
         Raises:
             ValueError: what was read is no label set.
@@ -68,7 +72,7 @@ class LabelSet:
         try:
             values = json.loads(text)
             classes, templates = tuple(values["classes"]), tuple(values["templates"])
-            return cls(classes, templates, values["name"], int(values["created"]))
+            return cls(classes, templates, name, int(values["created"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"it is no label set: {error!r}") from error
 
@@ -94,41 +98,54 @@ class LabelSets:
         """A set, or None.
 
         Raises:
-            ValueError: its file is damaged.
+            ValueError: its file is damaged, or cannot be read.
         """
         try:
             text = self._file(name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ValueError(f"the file of the label set {name} cannot be read: {reason}; delete the set") from error
         try:
-            return LabelSet.from_json(text)
+            return LabelSet.from_json(text, name)
         except ValueError as error:
             raise ValueError(f"the file of the label set {name} is damaged ({error}); put the set again") from error
 
     def put(self, labels: LabelSet, space_id: str, vectors: Vectors) -> bool:
         """Keeps a set in the place of the one of its name, with vectors float32 [k, D]; whether the name is new."""
         new = not self._file(labels.name).exists()
+        try:
+            self._put(labels, space_id, vectors)
+        except FileNotFoundError:  # its folder was deleted in the middle
+            self._put(labels, space_id, vectors)
+        return new
+
+    def _put(self, labels: LabelSet, space_id: str, vectors: Vectors) -> None:
         self.keep(labels, space_id, vectors)
         # After the vectors: whoever reads the classes finds their vectors.
         _write(self._file(labels.name), lambda file: file.write(labels.to_json()))
         for path in self._file(labels.name).parent.glob("*.npy"):
             if not path.stem.endswith(f"-{labels.digest}"):
                 path.unlink(missing_ok=True)
-        return new
 
     def delete(self, name: str) -> bool:
         """Removes a set; whether there was one."""
+        folder = self._file(name).parent
+        if not self._file(name).exists():
+            return False
+        # Out of the way at once: what is put under the name from here on lies in a new folder.
+        hidden = folder.with_name(f".{uuid.uuid4().hex}")
         try:
-            self._file(name).unlink()
+            folder.rename(hidden)
         except FileNotFoundError:
             return False
-        shutil.rmtree(self._file(name).parent, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
         return True
 
     def keep(self, labels: LabelSet, space_id: str, vectors: Vectors) -> None:
         """Writes the vectors of a set in one space."""
         path = self._vectors(labels, space_id)
-        path.parent.mkdir(exist_ok=True)
         _write(path, lambda file: np.save(file, vectors, allow_pickle=False))
 
     def vectors(self, labels: LabelSet, space_id: str) -> Vectors | None:
@@ -165,10 +182,10 @@ class LabelSets:
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Lets `write` fill a file; it is there as a whole or, if that fails, as it was before."""
-    descriptor, name = tempfile.mkstemp(prefix=".", dir=path.parent)
-    partial = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f".{uuid.uuid4().hex}")  # tempfile's would be closed to other gateways' users
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with partial.open("xb") as file:
             write(file)
         partial.replace(path)
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.gateway_errors import RETRY_AFTER, Refusal
+from serving.gateway_errors import RETRY_AFTER, Refusal, invalid
 from serving.gateway_items import Flaw, Item
 from vit22b.client import AsyncClient
 from vit22b.embeddings import ClassVectors, Embeddings
@@ -86,10 +86,15 @@ class Upstream:
 
         Raises:
             VitError: no answer, or texts for a model without a text tower.
-            Refusal: the versions changed all the while.
+            Refusal: the versions changed all the while, or the one that is served now has fewer dimensions.
         """
         for _ in range(ATTEMPTS):
-            parts = await self._parts(items, dimensions)
+            try:
+                parts = await self._parts(items, dimensions)
+            except ValueError as error:
+                if dimensions is None:
+                    raise
+                raise invalid(str(error), "dimensions") from error
             if len({found.space_id for _, found in parts}) <= 1:
                 return await self._join(items, parts, dimensions)
         raise changed()
@@ -113,7 +118,9 @@ class Upstream:
         """Parts of one space, as one."""
         description = await self._client.describe()
         space_id, version = description.manifest.space_id, description.version
-        vectors = np.zeros((len(items), dimensions or description.manifest.config.image.embedding), np.float32)
+        # The parts' own width: the version described may have come after them.
+        width = parts[0][1].dimensions if parts else dimensions or description.manifest.config.image.embedding
+        vectors = np.zeros((len(items), width), np.float32)
         failures = [
             Failure(index, f"item {index}", item.reason) for index, item in enumerate(items) if isinstance(item, Flaw)
         ]

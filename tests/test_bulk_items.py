@@ -1,6 +1,8 @@
 import gzip
 import http.server
+import io
 import os
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +82,21 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize("uri", ["a\0.png", "ftp://host/a.png"])
+def test_a_name_that_no_file_can_have_costs_its_row_alone(uri: str, tmp_path: Path):
+    (tmp_path / "one.png").write_bytes(b"one")
+    pq.write_table(pa.table({"path": [uri, "one.png"]}), tmp_path / "table.parquet")
+    bad, one = read(tmp_path / "table.parquet", "parquet", "path")
+    assert bad.reason.startswith("cannot be read: ")
+    assert one.image == b"one"
+
+
+def test_a_store_without_its_module_is_no_fault_of_an_image(tmp_path: Path):
+    pq.write_table(pa.table({"path": ["s3://bucket/a.png"]}), tmp_path / "table.parquet")
+    with pytest.raises(ValueError, match="options"):
+        read(tmp_path / "table.parquet", "parquet", "path")
+
+
 def test_a_file_system_that_fails_is_no_fault_of_an_image(tmp_path: Path):
     uri = f"/proc/{os.getpid()}/mem"  # there, but its first bytes cannot be read
     pq.write_table(pa.table({"path": [uri]}), tmp_path / "table.parquet")
@@ -127,10 +144,37 @@ def test_the_rest_of_a_damaged_tar_is_left_out_and_named(harm: Callable, reason:
     path = tmp_path / "0.tar"
     path.write_bytes(harm(path.read_bytes()))
     *whole, rest = read(path, "webdataset")
-    assert 1 <= len(whole) < 10
+    assert 1 <= len(whole) <= 10
     assert [item.image for item in whole] == list(given.values())[: len(whole)]
     assert rest.index == len(whole)
     assert rest.reason == f"the file is damaged, and what follows is left out: {reason}"
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_in_a_tar_costs_its_sample_alone(kind: bytes, tmp_path: Path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a.png", "b.png", "c.png"):
+            member = tarfile.TarInfo(name)
+            if name == "b.png":
+                member.type, member.linkname = kind, "a.png"
+            else:
+                member.size = 3
+            tar.addfile(member, io.BytesIO(b"one"))
+    one, link, other = read(tmp_path / "0.tar", "webdataset")
+    assert (one.image, other.image) == (b"one", b"one")
+    assert link.reason == "its png is a link to another file; expected the image itself"
+
+
+def test_a_whole_sample_before_the_damage_is_given(tmp_path: Path):
+    given = bulk_inputs.images(2)
+    bulk_inputs.tars(tmp_path, given, files=1)
+    content = (tmp_path / "0.tar").read_bytes()
+    with tarfile.open(tmp_path / "0.tar") as tar:
+        second = tar.getmembers()[2]
+    (tmp_path / "0.tar").write_bytes(content[: second.offset_data + 1])
+    one, rest = read(tmp_path / "0.tar", "webdataset")
+    assert one.image == given["000.png"]
+    assert "the file is damaged" in rest.reason
 
 
 def test_a_compressed_tar_is_read_too(tmp_path: Path):

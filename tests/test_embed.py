@@ -219,6 +219,29 @@ def test_a_run_of_another_space_is_not_gone_on_with(call, interrupted, many: Pat
     assert embedded(output) == done
 
 
+def test_a_model_that_is_replaced_before_its_first_answer_is_the_origin(photos: Path, tmp_path: Path, call):
+    output = tmp_path / "v.npz"
+    with serve(StandIn(unloads_after=1)) as swapped:  # after it was described
+        assert call(photos, "--output", output, address=swapped.address) == 0
+    found = vector_files.read(output)
+    assert (found.space_id, found.version, len(found)) == ("space-two", 2, 3)
+
+
+def test_vectors_of_two_spaces_are_not_put_in_one_file(photos: Path, tmp_path: Path, call, capsys):
+    bad, output = photos / "notes.png", tmp_path / "v.npz"
+    bad.write_text("no image")
+    with serve(StandIn()) as swapped:
+        assert call(photos, "--on_error=raise", "--output", output, address=swapped.address) == 1
+        bad.write_bytes(picture("red"))
+        capsys.readouterr()
+        swapped.unloads_after = len(swapped.requests) + 1  # after it was described
+        assert call(photos, "--output", output, "--resume", address=swapped.address) == 1
+        assert swapped.space_id == "space-two"
+    assert "lie in space space-one, and version 2 has answered in space space-two" in capsys.readouterr().err
+    assert not output.exists()
+    assert embedded(output) == 3
+
+
 def test_resume_begins_where_there_is_nothing_to_go_on_with(call, photos: Path, tmp_path: Path):
     assert call(photos, "--output", tmp_path / "v.npz", "--resume") == 0
     assert len(vector_files.read(tmp_path / "v.npz")) == 3
@@ -300,6 +323,7 @@ def test_who_reads_no_more_is_not_complained_about(standin: StandIn, photos: Pat
         (["--resume"], "--resume is given without a file"),
         (["--resume", "--output=-"], "--resume is given without a file"),
         (["--json", "--output=-"], "leave one of them out"),
+        (["--on_error=raise", "--output=-"], "leave out --on_error raise"),
         (["--dimensions=9"], "dimensions is 9; expected 1 to 8"),
         (["-", "-"], "- is named twice"),
     ],

@@ -169,6 +169,17 @@ def test_a_form_is_classified_as_json_is(gateway):
     assert found.json == gateway.post("/v1/classify", same).json
 
 
+def test_a_form_may_have_one_class(gateway):
+    body, headers = form([("images", picture("red")), ("classes", "red")])
+    answer = gateway.send("POST", "/v1/classify", body, headers)
+    assert [guess["class"] for guess in answer.json["data"][0]["top"]] == ["red"]
+
+
+def test_templates_that_come_several_times_are_taken_once(gateway):
+    answer = gateway.post("/v1/classify", {"images": RED, "classes": ["red"], "templates": ["general"] * 200})
+    assert len(answer.json["templates"]) == 8
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "param"),
     [
@@ -178,6 +189,7 @@ def test_a_form_is_classified_as_json_is(gateway):
         ([("images", b"x"), ("classes", b"a")], "invalid_value", "classes"),
         ([("images", b"x"), ("classes", "a"), ("classes", "b"), ("top", "many")], "invalid_value", "top"),
         ([("images", b"x"), ("classes", "a"), ("classes", "b"), ("colour", "red")], "unknown_field", "colour"),
+        ([("images", b"x"), ("classes", "a"), ("class_set", "b")], "invalid_value", "class_set"),
     ],
 )
 def test_a_form_that_is_wrong_is_refused_by_its_field(gateway, fields, code, param):
@@ -189,6 +201,62 @@ def test_a_body_that_is_no_form_is_refused(gateway):
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     assert "no form" in refused(gateway.send("POST", "/v1/classify", b"--y\r\n", headers), 400, "invalid_form")
     refused(gateway.send("POST", "/v1/classify", b"", {"Content-Type": "multipart/form-data"}), 400, "invalid_form")
+
+
+def test_a_form_that_is_cut_is_refused(gateway):
+    body, headers = form([("classes", "red"), ("images", picture("red")), ("images", picture("blue"))])
+    for end in (-60, body.rindex(b"--", 0, -3) - 2, -4):
+        answer = gateway.send("POST", "/v1/classify", body[:end], headers)
+        assert "closing boundary" in refused(answer, 400, "invalid_form")
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "idna", "latin-1"])
+def test_a_form_in_other_characters_than_utf_8_is_refused(gateway, charset):
+    body = b'--x\r\nContent-Disposition: form-data; name="+2AA-"\r\n\r\nabc\r\n--x--\r\n'
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    assert "expected utf-8" in refused(gateway.send("POST", "/v1/classify", body, headers), 400, "invalid_form")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"\ud800": 1}),
+        ("/v1/embeddings", {"input": "data:\ud800;base64,AAAA"}),
+        ("/v1/embeddings", {"input": "a", "encoding_format": "\ud800"}),
+        ("/v1/classify", {"images": RED, "classes": ["\ud800"]}),
+        ("/v1/classify", {"images": RED, "classes": "\ud800"}),
+        ("/v1/rank", {"query": "data:\ud800;base64,AAAA", "items": ["a red"]}),
+    ],
+)
+def test_half_of_a_character_is_repeated_as_it_was_escaped(gateway, path, body):
+    answer = gateway.post(path, body)
+    assert answer.status in (400, 404)
+    assert "ud800" in answer.error["message"]
+
+
+def test_half_of_a_character_in_an_image_harms_no_other(gateway):
+    images = ["data:\ud800;base64,AAAA", RED]
+    skipped = gateway.post("/v1/embeddings", {"input": images, "on_error": "skip"}).json
+    assert "ud800" in skipped["failures"][0]["reason"]
+    bad, good = gateway.post("/v1/classify", {"images": images, "classes": ["red", "blue"]}).json["data"]
+    assert "ud800" in bad["error"]["message"]
+    assert good["top"][0]["class"] == "red"
+
+
+def test_no_more_than_the_start_of_what_came_is_repeated(gateway):
+    long = "x" * 10_000
+    for path, body in (
+        ("/v1/embeddings", {long: 1}),
+        ("/v1/embeddings", {"input": "a", "encoding_format": long}),
+        ("/v1/embeddings", {"input": "a", "dimensions": 10**4000}),
+        ("/v1/classify", {"images": RED, "classes": long}),
+        ("/v1/classify", {"images": RED, "classes": ["red"], "templates": long}),
+    ):
+        answer = gateway.post(path, body)
+        assert answer.status in (400, 404, 501)
+        assert len(answer.body) < 600
+    body, headers = form([(long, b"x")])
+    assert len(gateway.send("POST", "/v1/classify", body, headers).body) < 600
 
 
 @pytest.mark.parametrize(
@@ -230,6 +298,22 @@ def test_a_body_that_is_no_form_is_refused(gateway):
         ("/v1/classify", {"images": RED, "classes": ["a", "A"]}, "classes", "which are one class"),
         ("/v1/classify", {"images": RED, "classes": ["a", " "]}, "classes", "an empty name"),
         ("/v1/classify", {"images": RED, "classes": ["a"] * 10001}, "classes", "at most 10000"),
+        ("/v1/embeddings", {"input": ["a", "b" * 8193]}, "input[1]", "8193 characters; expected at most 8192"),
+        ("/v1/rank", {"query": "b" * 8193, "items": ["a"]}, "query", "8193 characters"),
+        ("/v1/rank", {"query": "a", "items": [{"text": "b" * 8193}]}, "items[0].text", "8193 characters"),
+        ("/v1/classify", {"images": RED, "classes": ["a", "b" * 201]}, "classes[1]", "expected at most 200"),
+        (
+            "/v1/classify",
+            {"images": RED, "classes": ["a"], "templates": ["{}" + "b" * 200]},
+            "templates[0]",
+            "expected at most 200",
+        ),
+        (
+            "/v1/classify",
+            {"images": RED, "classes": [f"{i}" for i in range(10_000)], "templates": [f"{i} {{}}" for i in range(11)]},
+            "templates",
+            "110000 texts; at most 100000",
+        ),
         ("/v1/classify", {"images": RED, "classes": ["a"], "templates": "none"}, "templates", "no set of them"),
         ("/v1/classify", {"images": RED, "classes": ["a"], "templates": ["{} {}"]}, "templates", "2 times"),
     ],
@@ -279,6 +363,11 @@ def test_other_paths_and_methods_are_refused_in_the_same_form(gateway):
     refused(answer, 405, "method_not_allowed")
     assert answer.headers["Allow"] == "POST"
     assert gateway.send("HEAD", "/healthz").status == 200
+
+
+def test_no_redirect_leads_to_the_host_that_a_caller_names(gateway):
+    answer = gateway.get("/v1/models/", Host="example.org")
+    assert (answer.status, answer.headers["Location"]) == (404, None)
 
 
 def test_the_gateway_is_alive_and_ready(gateway):
@@ -361,6 +450,15 @@ def test_vectors_of_two_spaces_never_meet_in_one_answer(standin):
         assert (answer.json["space_id"], answer.json["version"]) == ("space-two", 2)
         np.testing.assert_array_equal(vectors(answer), colour(0, 0))
         assert len(standin.asked("embed_image_each")) == 3  # before, in the old space, and again
+
+
+def test_more_dimensions_than_the_next_version_has_are_refused(monkeypatch):
+    with serve(StandIn()) as standin, web_gateway.serve(standin.address) as gateway:
+        gateway.get("/v1/models")
+        standin.swap(2, "space-two")
+        monkeypatch.setattr("tests.standin.WIDTH", 6)
+        answer = gateway.post("/v1/embeddings", {"input": "a red", "dimensions": 8})
+        assert "6" in refused(answer, 400, "invalid_value", "dimensions")
 
 
 def test_a_version_that_changes_all_the_time_is_told(standin, monkeypatch):

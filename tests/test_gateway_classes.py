@@ -2,9 +2,12 @@
 
 import contextlib
 import io
+import os
+import shutil
 
 import numpy as np
 
+from serving.gateway_label_sets import LabelSet, LabelSets
 from tests import web_gateway
 from tests.standin import StandIn, picture, serve
 from tests.web_gateway import data_uri, form
@@ -44,7 +47,7 @@ def test_a_set_is_embedded_once_and_images_are_compared_with_it(standin, tmp_pat
         assert gateway.get(PATH).json == answer.json
         asked = len(standin.asked("embed_text"))
         assert [best(gateway) for _ in range(3)] == [("blue", "space-one")] * 3
-        body, headers = form([("images", picture("red")), ("classes", "colours")])
+        body, headers = form([("images", picture("red")), ("class_set", "colours")])
         assert gateway.send("POST", "/v1/classify", body, headers).json["data"][0]["top"][0]["class"] == "red"
         assert len(standin.asked("embed_text")) == asked
         (listed,) = gateway.get("/v1/classes").json["data"]
@@ -125,6 +128,80 @@ def test_a_set_that_is_deleted_is_gone(standin, tmp_path):
             gateway.post("/v1/classify", {"images": [BLUE], "classes": "colours"}),
         ):
             assert (answer.status, answer.error["code"]) == (404, "class_set_not_found")
+
+
+def test_a_set_that_is_put_while_it_is_deleted_stays(tmp_path, monkeypatch):
+    sets, vectors = LabelSets(tmp_path), np.ones((1, 4), np.float32)
+    old, new = (LabelSet((name,), ("{}",), "colours", 1) for name in ("red", "blue"))
+    sets.put(old, "space-one", vectors)
+    remove = shutil.rmtree
+
+    def put_first(*arguments, **options):
+        sets.put(new, "space-one", vectors)
+        remove(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", put_first)
+    assert sets.delete("colours")
+    assert sets.get("colours") == new
+    assert sets.spaces(new) == ["space-one"]
+    assert sets.names() == ["colours"]
+
+
+def test_a_set_that_is_deleted_while_it_is_put_is_put(tmp_path, monkeypatch):
+    sets, vectors = LabelSets(tmp_path), np.ones((1, 4), np.float32)
+    labels = LabelSet(("red",), ("{}",), "colours", 1)
+    sets.put(labels, "space-one", vectors)
+    save, saved = np.save, []
+
+    def delete_first(file, *arguments, **options):
+        if not saved:
+            sets.delete("colours")
+        saved.append(file)
+        save(file, *arguments, **options)
+
+    monkeypatch.setattr(np, "save", delete_first)
+    sets.put(labels, "space-one", vectors)
+    assert (sets.get("colours"), sets.spaces(labels)) == (labels, ["space-one"])
+
+
+def test_files_are_open_to_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        LabelSets(tmp_path).put(LabelSet(("red",), ("{}",), "colours", 1), "space-one", np.ones((1, 4), np.float32))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("colours/*")} == {0o640}
+
+
+def test_a_folder_that_is_copied_is_a_set_of_its_own(standin, tmp_path):
+    with serving(standin, tmp_path) as gateway:
+        put(gateway, PATH, COLOURS)
+        shutil.copytree(tmp_path / "colours", tmp_path / "copy")
+        assert gateway.get("/v1/classes/copy").json["name"] == "copy"
+
+
+def test_an_entry_that_cannot_be_read_harms_no_other(standin, tmp_path):
+    with serving(standin, tmp_path) as gateway:
+        put(gateway, PATH, COLOURS)
+        (tmp_path / "bad" / "classes.json").mkdir(parents=True)
+        (tmp_path / "file").write_text("no folder")
+        bad, good = gateway.get("/v1/classes").json["data"]
+        assert "cannot be read" in bad["error"]
+        assert (good["name"], good["count"]) == ("colours", 3)
+        answer = gateway.get("/v1/classes/bad")
+        assert (answer.status, answer.error["code"]) == (500, "storage_failed")
+        assert gateway.get("/v1/classes/file").status == 404
+        assert gateway.send("DELETE", "/v1/classes/bad").status == 200
+        assert [entry["name"] for entry in gateway.get("/v1/classes").json["data"]] == ["colours"]
+
+
+def test_banks_in_memory_are_bounded_by_their_bytes(standin, tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.gateway_banks._KEPT_BYTES", 3 * 8 * 4)  # three classes of eight numbers
+    with serving(standin, tmp_path) as gateway:
+        for classes in (["red", "blue"], ["red", "blue"], ["green", "blue"], ["red", "blue"]):
+            best(gateway, classes)
+        assert gateway.metric("class_vectors_total", source="memory") == 1
+        assert gateway.metric("class_vectors_total", source="model") == 3
 
 
 def test_two_gateways_share_a_directory(standin, tmp_path):

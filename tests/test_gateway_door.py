@@ -247,6 +247,26 @@ def test_a_request_ends_at_its_deadline(holding):
         assert gateway.post("/v1/embeddings", RED, **{"X-Request-Timeout": "1e9"}).status == 504
 
 
+def test_a_request_that_needs_no_body_is_not_told_that_it_did_not_come(holding):
+    holding.hold = True
+    with web_gateway.serve(holding.address) as gateway:
+        answer = gateway.get("/v1/models", **{"X-Request-Timeout": "0.2"})
+        assert (answer.status, answer.error["code"]) == (504, "timeout")
+        # Nor is the caller of a route that reads one, who has sent none.
+        answer = gateway.send("POST", "/v1/embeddings", None, {"Content-Type": "application/json"})
+        assert (answer.status, answer.error["code"]) == (400, "invalid_json")
+
+
+def test_a_caller_without_a_body_who_hangs_up_frees_its_place(holding):
+    holding.hold = True
+    with web_gateway.serve(holding.address) as gateway:
+        with contextlib.closing(gateway.connect()) as connection:
+            connection.request("GET", "/v1/models")
+            until(lambda: holding.held)
+        until(lambda: gateway.metric("requests_total", route="/v1/models", code="499") == 1)
+        assert gateway.metric("pending_requests") == 0
+
+
 @pytest.mark.parametrize("wrong", ["soon", "0", "-1", "nan", ""])
 def test_a_deadline_that_is_none_is_refused(gateway, wrong):
     answer = gateway.post("/v1/embeddings", RED, **{"X-Request-Timeout": wrong})

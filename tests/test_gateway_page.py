@@ -9,6 +9,7 @@ from benchmarks.server_process import ServerProcess
 from serving.keys import KeyFile, line, make_key
 from tests import web_gateway
 from tests.standin import StandIn, picture, serve
+from tests.waiting import until
 from vit22b.folder import read_folder
 
 pytestmark = pytest.mark.web
@@ -80,6 +81,13 @@ def compare(page, paths, names=()):
     page.get_by_text("The results are below").wait_for()
 
 
+def compared(page):
+    """Compares once more; whether there are results."""
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#score:enabled").wait_for()
+    return page.locator(".card").count() > 0
+
+
 def transfer(page, *files):
     return page.evaluate_handle(TRANSFER, [[name, kind, list(content)] for name, kind, content in files])
 
@@ -99,6 +107,8 @@ def test_the_page_says_which_model_answers(page, gateway):
 
 
 def test_everything_can_be_done_by_keyboard(page, gateway, colours):
+    # Chromium hands its dialogs over a moment after somebody listens; without this the first one may be missed.
+    page.on("filechooser", lambda _chooser: None)
     page.goto(gateway.url)
     page.get_by_text("space-one").wait_for()
 
@@ -167,6 +177,13 @@ def test_scores_are_bars_on_one_scale_and_neighbours_are_near(page, gateway, col
     cosines = [float(text) for text in orange.locator(".near .number").all_inner_texts()]
     assert cosines == sorted(cosines, reverse=True)
     assert cosines[0] == pytest.approx(scores[0], abs=1e-3)  # red's image is where red's name is
+
+
+def test_one_name_is_a_list_of_one(page, gateway, colours):
+    page.goto(gateway.url)
+    compare(page, colours[:2], ["red"])
+    assert best(page) == ["red", "red"]
+    assert page.locator(".bars li").count() == 2
 
 
 def test_without_names_images_are_compared_with_each_other(page, gateway, colours):
@@ -250,14 +267,29 @@ def test_what_goes_wrong_is_told_in_words(page, unused_address, colours):
         page.get_by_role("button", name="Compare").click()
         page.get_by_role("alert").filter(has_text=re.compile("[Cc]onnect")).wait_for()
         with serve(StandIn(), unused_address):
-            page.get_by_role("button", name="Compare").click()
-            page.locator(".card").wait_for()
+            until(lambda: compared(page))  # gRPC waits a little before it connects once more
             assert alert(page) == ""
     page.get_by_role("button", name="Compare").click()
     page.get_by_role("button", name="Remove red.png").click()
     page.set_input_files("#files", colours[1:2])
     page.get_by_role("button", name="Compare").click()
     page.get_by_text("The gateway does not answer. Is it still running?").wait_for()
+
+
+def test_a_pause_before_the_next_try_ends_when_the_request_is_given_up(page, gateway):
+    page.goto(gateway.url)
+    page.route("**/v1/models", lambda route: route.fulfill(status=429, headers={"Retry-After": "3600"}))
+    with page.expect_response("**/v1/models"):  # the pause after it is what has to end
+        page.evaluate("""async () => {
+      const { ask } = await import('/api.js');
+      const run = new AbortController();
+      window.ended = null;
+      ask('v1/models', { signal: run.signal }).catch((error) => { window.ended = error.name; });
+      window.giveUp = () => run.abort();
+    }""")
+    assert page.evaluate("window.ended") is None
+    page.evaluate("window.giveUp()")
+    page.wait_for_function("window.ended === 'AbortError'")
 
 
 def test_a_key_is_asked_for_and_used(page, standin, colours, tmp_path):

@@ -29,6 +29,18 @@ def begin(file: Path, paths: list[Path]) -> Journal:
     return Journal.create(file, ORIGIN, [str(path) for path in paths])
 
 
+def test_it_begins_again_with_what_is_known_at_the_first_vectors(file: Path, paths: list[Path]):
+    other = Origin("space-two", 2, 2)
+    with begin(file, paths) as journal:
+        journal.begin(other)
+        journal.append([1], VECTORS[:1, :2], stamps(paths))
+    resumed = Journal.resume(file)
+    assert resumed is not None
+    with resumed:
+        assert (resumed.origin, resumed.embedded()) == (other, [str(paths[1])])
+        np.testing.assert_array_equal(resumed.first(1), VECTORS[:1, :2])
+
+
 def stamps(paths: list[Path]):
     return {place: stamp(path) for place, path in enumerate(paths)}
 

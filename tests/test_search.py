@@ -110,6 +110,17 @@ def test_a_model_of_another_space_is_refused(call, index: Path, capsys):
     assert "answers in space space-two" in err
 
 
+@pytest.mark.parametrize("asked", [["--text=red"], ["--image=RED"]])
+def test_a_model_that_is_replaced_after_it_was_described_is_no_answer(call, index, photos, capsys, asked):
+    capsys.readouterr()
+    words = [word.replace("RED", str(photos / "red.png")) for word in asked]
+    with serve(StandIn(unloads_after=1)) as swapped:
+        assert call("query", index, f"--address={swapped.address}", *words) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "lie in space space-one, and version 2 has answered in space space-two" in err
+
+
 def test_files_of_two_spaces_make_no_index(call, standin: StandIn, photos: Path, tmp_path: Path, capsys):
     one, two = vectors(standin, photos, tmp_path / "one.npz"), tmp_path / "two.npz"
     vector_files.write(two, Origin("space-two", 1, 8), 1, [(["a"], encodings.unit(np.ones((1, 8), np.float32)))])

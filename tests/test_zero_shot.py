@@ -238,6 +238,18 @@ def test_a_damaged_cache_is_no_cache(call, standin: StandIn, labelled: Path, cac
     assert entry.read_bytes() == whole
 
 
+def test_a_model_that_is_replaced_after_the_classes_is_an_error_of_the_server(call, labelled: Path, capsys):
+    with serve(StandIn()) as counted:
+        assert call(labelled, "--no_cache", address=counted.address) == 0
+        before = len(counted.requests) - len(counted.asked(signature.EMBED_IMAGE_EACH))
+    capsys.readouterr()
+    with serve(StandIn(unloads_after=before)) as swapped:
+        assert call(labelled, "--no_cache", address=swapped.address) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "lie in space space-one, and version 2 has answered in space space-two" in err
+
+
 def test_a_cache_that_cannot_be_written_is_a_warning(call, labelled: Path, tmp_path: Path, capsys):
     (tmp_path / "file").write_text("no folder")
     assert call(labelled, "--cache", tmp_path / "file") == 0

@@ -25,7 +25,7 @@ export async function ask(path, { key = '', signal, ...options } = {}) {
     }
     if (response.ok) return response.json();
     if (response.status === 429 && attempt < TRIES) {
-      await pause(1000 * Number(response.headers.get('Retry-After') || 1));
+      await pause(1000 * Number(response.headers.get('Retry-After') || 1), signal);
       continue;
     }
     throw await problem(response);
@@ -62,7 +62,8 @@ export async function classify(images, classes, top, { model, ...access }) {
   for (const part of parts(images)) {
     const body = new FormData();
     for (const image of part) body.append('images', image.file, 'image');
-    for (const name of classes.set ? [classes.set] : classes.names) body.append('classes', name);
+    if (classes.set) body.append('class_set', classes.set);
+    for (const name of classes.names ?? []) body.append('classes', name);
     for (const template of classes.templates ?? []) body.append('templates', template);
     body.append('top', top);
     body.append('model', model);
@@ -114,8 +115,20 @@ function floats(base64) {
   return Array.from({ length: bytes.length / 4 }, (_, place) => view.getFloat32(4 * place, true));
 }
 
-function pause(milliseconds) {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+// Ends early, as an aborted fetch does, when the signal comes.
+function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener('abort', stop);
+      resolve();
+    }, milliseconds);
+    signal?.addEventListener('abort', stop, { once: true });
+  });
 }
 
 function sentence(text) {

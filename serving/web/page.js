@@ -66,6 +66,7 @@ function remove(place) {
   const [image] = state.images.splice(place, 1);
   state.vectors.delete(image.id);
   drawThumbs();
+  URL.revokeObjectURL(image.url);
   const buttons = at('thumbs').querySelectorAll('button');
   (buttons[Math.min(place, buttons.length - 1)] ?? at('files')).focus();
   tell(`${image.name} removed, ${state.images.length} left.`);
@@ -128,9 +129,10 @@ async function score(images, classes, options) {
   if (fresh.space !== null && fresh.space !== space) {
     throw new Problem('The model was replaced in the middle. Compare once more.', 'space_changed');
   }
-  fresh.vectors.forEach((vector, id) => state.vectors.set(id, vector));
+  const left = images.filter((image) => state.images.includes(image)); // some may have been removed meanwhile
+  for (const { id } of left) if (fresh.vectors.has(id)) state.vectors.set(id, fresh.vectors.get(id));
   state.space = space;
-  draw(images, classes, classified.tops, fresh.failures);
+  draw(left, classes, classified.tops, fresh.failures);
 }
 
 function draw(images, classes, tops, failures) {
