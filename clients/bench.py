@@ -31,8 +31,8 @@ from clients.load_requests import Kind, Sender, Wanted, make_requests
 from clients.pace import Arrivals, Outcome, arrival_times, closed_loop, open_loop
 from clients.terminal import bar
 from vit22b import program
+from vit22b.described import Description
 from vit22b.errors import VitError
-from vit22b.pinned import Description
 
 BAR = 40
 _LATE_MS = 10.0  # of the sender, from which on people are warned

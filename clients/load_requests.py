@@ -17,8 +17,8 @@ from PIL import Image
 from clients.arguments import Server
 from vit22b import signature
 from vit22b.channel import Addresses, ChannelOptions, open_channel
+from vit22b.described import Description
 from vit22b.folder import Record
-from vit22b.pinned import Description
 from vit22b.tensors import predict_request
 from vit22b.transport import PREDICT
 

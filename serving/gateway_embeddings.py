@@ -19,7 +19,7 @@ from serving.gateway_body import Fields, Limits, read_json
 from serving.gateway_errors import Refusal, invalid, told
 from serving.gateway_items import Item, read_item, read_items
 from serving.gateway_upstream import Embedded, Floats, Upstream
-from vit22b.pinned import Description
+from vit22b.described import Description
 
 _EMBED = ("input", "model", "dimensions", "encoding_format", "on_error", "user")
 _RANK = ("query", "items", "model", "top", "user")

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from serving.gateway_errors import RETRY_AFTER, Refusal, invalid
 from serving.gateway_items import Flaw, Item
 from vit22b.client import AsyncClient
+from vit22b.described import Description
 from vit22b.embeddings import ClassVectors, Embeddings
 from vit22b.errors import Failure, VitError
-from vit22b.pinned import Description
 
 Floats = npt.NDArray[np.float32]
 

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from vit22b import waits
 from vit22b.batches import Inputs
 from vit22b.channel import Addresses, ChannelOptions, Tls
+from vit22b.described import Description, VersionState
 from vit22b.embeddings import Classification, ClassVectors, Embeddings, Features
 from vit22b.encodings import Encoding, Form
-from vit22b.pinned import Description, OnError, VersionState
+from vit22b.parts import OnError
 from vit22b.retry import Retry
 from vit22b.served import Images, ServedModel
 from vit22b.sources import Image

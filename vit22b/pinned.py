@@ -5,124 +5,23 @@ Between vit22b.served, which begins anew when the version goes, and vit22b.trans
 
 import collections
 import contextlib
-import dataclasses
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from typing import Literal, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vit22b import errors, signature, wire_pb2
 from vit22b.batches import Batch, Inputs, check_inputs, image_batches, row_batches
-from vit22b.signature import Manifest
+from vit22b.described import FOREIGN, Description
+from vit22b.parts import Part, Pin
 from vit22b.sources import NamedImage
 from vit22b.tensors import Array, from_wire, predict_request
-from vit22b.tokenizer import Tokenizer
 from vit22b.transport import Call, Transport
 
 Item = TypeVar("Item")
 Flags = npt.NDArray[np.bool_]
-OnError = Literal["raise", "skip", "return"]
-
-_FOREIGN = "ask for a model that this vit22b exported"
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What a served model says of itself.
-
-    Attributes:
-        version: the version that said it.
-        manifest: its sizes, preprocessing, labels, signatures and space_id.
-        tokenizer: of its text tower; None where it has none.
-    """
-
-    version: int
-    manifest: Manifest
-    tokenizer: Tokenizer | None
-
-
-@dataclasses.dataclass(frozen=True)
-class VersionState:
-    """A version of a model on the server.
-
-    Attributes:
-        version: its number.
-        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
-        message: why it failed, if it did.
-    """
-
-    version: int
-    state: str
-    message: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """What came of the images of one request.
-
-    Attributes:
-        images: all of them, in the input's order.
-        rows: [n, ...] by output; zeros for an image that failed.
-        failures: those that could not be read or decoded, by index.
-    """
-
-    images: tuple[NamedImage, ...]
-    rows: Mapping[str, Array]
-    failures: Mapping[int, errors.Failure]
-
-
-async def describe(transport: Transport, version: int | None) -> Description:
-    """Asks a model what it is.
-
-    Args:
-        transport: to its server.
-        version: a version, or None for the latest.
-
-    Raises:
-        VitError: no answer, or a model that vit22b did not export.
-    """
-    found, outputs = await _describe(transport, version, (signature.MANIFEST, signature.TOKENIZER))
-    try:
-        manifest = Manifest.from_json(outputs[signature.MANIFEST])
-        has_text = manifest.config.text is not None
-        tokenizer = Tokenizer.from_json(outputs[signature.TOKENIZER]) if has_text else None
-    except (KeyError, ValueError) as error:
-        raise _unreadable(transport, error) from error
-    return Description(found, manifest, tokenizer)
-
-
-async def space_of(transport: Transport, version: int) -> str:
-    """Asks for a version's space alone; raises as `describe`."""
-    _, outputs = await _describe(transport, version, (signature.MANIFEST,))
-    try:
-        return Manifest.from_json(outputs[signature.MANIFEST]).space_id
-    except (KeyError, ValueError) as error:
-        raise _unreadable(transport, error) from error
-
-
-async def _describe(transport: Transport, version: int | None, outputs: Sequence[str]) -> tuple[int, dict[str, bytes]]:
-    """The version that answers, and outputs of `describe`."""
-    request = predict_request(transport.model, signature.DESCRIBE, {}, version=version, outputs=outputs)
-    await transport.open()
-    try:
-        answer = await transport.predict(request).result()
-    except errors.RequestError as error:
-        raise transport.error(errors.RequestError, error.message, error.code, _remedy(error), error.attempts) from error
-    try:
-        values = {name: from_wire(tensor).item() for name, tensor in answer.outputs.items()}
-    except ValueError as error:
-        raise _unreadable(transport, error) from error
-    return answer.model_spec.version.value, values
-
-
-def _unreadable(transport: Transport, error: Exception) -> errors.VitError:
-    return transport.error(errors.ServerError, f"cannot read its description: {error}", "DATA_LOSS", _FOREIGN)
-
-
-def _remedy(error: errors.RequestError) -> str:
-    return _FOREIGN if error.code in ("FAILED_PRECONDITION", "INVALID_ARGUMENT") else error.remedy
 
 
 class PinnedModel:
@@ -136,6 +35,8 @@ class PinnedModel:
     Attributes:
         absences: of the server, when the description was last confirmed.
         confirmed: when that was, by time.monotonic().
+        space_id, width: of its vectors: their space, their dimensions.
+        pin: the same, with the version.
     """
 
     def __init__(self, transport: Transport, description: Description, in_flight: int) -> None:
@@ -145,16 +46,8 @@ class PinnedModel:
         self._manifest = description.manifest
         self._contract = self._manifest.contract()
         self._largest = description.manifest.batch_sizes[-1]
-
-    @property
-    def space_id(self) -> str:
-        """The space of its vectors."""
-        return self._manifest.space_id
-
-    @property
-    def width(self) -> int:
-        """The dimensions of its vectors."""
-        return self._manifest.config.image.embedding
+        self.space_id, self.width = self._manifest.space_id, self._manifest.config.image.embedding
+        self.pin = Pin(self.space_id, description.version, self.width)
 
     def images(
         self, images: AsyncIterator[NamedImage], name: str, outputs: Sequence[str]
@@ -206,7 +99,7 @@ class PinnedModel:
                         failures[image.index] = image.failure(bad)
                 places = [place for place, image in enumerate(batch.images) if image.index not in batch.unreadable]
                 rows = {alias: _spread(answered[alias], places, len(batch.images)) for alias in outputs}
-                yield Part(batch.images, rows, failures)
+                yield Part(self.pin, batch.images, rows, failures)
 
     async def _requests(self, batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[tuple[Batch, Inputs], None]:
         async with contextlib.aclosing(batches):
@@ -288,7 +181,7 @@ class PinnedModel:
                 raise ValueError(f"it has no {', '.join(missing)}")
         except ValueError as error:
             message = f"cannot read the answer of {name}: {error}"
-            raise self._transport.error(errors.ServerError, message, "DATA_LOSS", _FOREIGN) from error
+            raise self._transport.error(errors.ServerError, message, "DATA_LOSS", FOREIGN) from error
         return outputs
 
     def _refusal(self, message: str, remedy: str) -> errors.VitError:

@@ -11,15 +11,17 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from vit22b import encodings, errors, signature, wire_pb2
+from vit22b import encodings, errors, parts, signature
 from vit22b.batches import Inputs
+from vit22b.described import Description, VersionState, describe, space_of, versions
 from vit22b.embeddings import Classification, ClassVectors, Embeddings, Features, Floats, join
 from vit22b.encodings import Form
 from vit22b.feed import Feed
-from vit22b.pinned import Description, OnError, Part, PinnedModel, VersionState, describe, space_of
+from vit22b.parts import OnError, Part
+from vit22b.pinned import PinnedModel
 from vit22b.prompts import class_bank, find_templates, prompts
 from vit22b.sources import Image, NamedImage, check_several, named
-from vit22b.tensors import Array, model_spec
+from vit22b.tensors import Array
 from vit22b.transport import Transport
 
 Result = TypeVar("Result")
@@ -50,22 +52,15 @@ class ServedModel:
 
     async def versions(self) -> tuple[VersionState, ...]:
         """See Client.versions."""
-        await self._transport.open()
-        request = wire_pb2.GetModelStatusRequest(model_spec=model_spec(self._transport.model, None))
-        answer = await self._transport.status(request).result()
-        state_name = wire_pb2.ModelVersionStatus.State.Name
-        return tuple(
-            VersionState(status.version, state_name(status.state), status.status.error_message)
-            for status in answer.model_version_status
-        )
+        return await versions(self._transport)
 
     async def embed_images(self, images: Images, on_error: OnError, form: Form) -> Embeddings:
         """See Client.embed_images."""
         model = await self._fitting(form)
-        parts = await self._collect(images, signature.EMBED_IMAGE_EACH, [signature.EMBEDDING], on_error)
-        if not parts:
-            return _embeddings(model, Part((), {signature.EMBEDDING: np.zeros((0, model.width), np.float32)}, {}), form)
-        return join([_embeddings(model, part, form, on_error) for model, part in parts])
+        found = await self._collect(images, signature.EMBED_IMAGE_EACH, [signature.EMBEDDING], on_error)
+        if not found:
+            return parts.formed(model.pin, np.zeros((0, model.width), np.float32), (), form)
+        return join([parts.embeddings(part, on_error, form) for part in found])
 
     async def stream_images(self, images: Images, on_error: OnError, form: Form) -> AsyncGenerator[Embeddings, None]:
         """See Client.stream_images."""
@@ -73,10 +68,10 @@ class ServedModel:
         await self._fitting(form)
         stream = self._stream(self._named(images), signature.EMBED_IMAGE_EACH, [signature.EMBEDDING])
         async with contextlib.aclosing(stream):
-            async for model, part in stream:
+            async for part in stream:
                 if on_error == "raise":
-                    self._refuse(part.failures.values())
-                yield _embeddings(model, part, form, on_error)
+                    self._refuse(parts.failures([part]))
+                yield parts.embeddings(part, on_error, form)
 
     async def embed_pixels(self, pixels: Array, form: Form) -> Embeddings:
         """See Client.embed_pixels."""
@@ -105,22 +100,10 @@ class ServedModel:
                 "export it with --feature_layers"
             )
         outputs = [signature.POOLED, *([signature.TOKENS] if tokens else []), *map(signature.layer_tokens, layers)]
-        parts = await self._collect(images, signature.FEATURES_EACH, outputs, on_error)
-        if not parts:
+        found = await self._collect(images, signature.FEATURES_EACH, outputs, on_error)
+        if not found:
             raise ValueError("there are no images; expected one or more")
-        kept = [(model, part, _kept(part, on_error)) for model, part in parts]
-        rows = {name: np.concatenate([part.rows[name][places] for _, part, places in kept]) for name in outputs}
-        model = parts[-1][0]
-        return Features(
-            pooled=rows[signature.POOLED],
-            tokens=rows.get(signature.TOKENS),
-            layers={layer: rows[signature.layer_tokens(layer)] for layer in layers},
-            names=tuple(part.images[place].name for _, part, places in kept for place in places),
-            indices=tuple(part.images[place].index for _, part, places in kept for place in places),
-            space_id=model.space_id,
-            version=model.description.version,
-            failures=_failures(parts),
-        )
+        return parts.features(found, on_error, layers)
 
     async def embed_classes(self, classes: Sequence[str], templates: Sequence[str]) -> ClassVectors:
         """See Client.embed_classes."""
@@ -193,9 +176,7 @@ class ServedModel:
             self._unpin(model)
         return await work(await self._pin())
 
-    async def _collect(
-        self, images: Images, name: str, outputs: Sequence[str], on_error: OnError
-    ) -> list[tuple[PinnedModel, Part]]:
+    async def _collect(self, images: Images, name: str, outputs: Sequence[str], on_error: OnError) -> list[Part]:
         """All parts of a stream, of one space; anew, should the space change and the images be there still."""
         _check_on_error(on_error)
         again = self._again(images)
@@ -203,20 +184,20 @@ class ServedModel:
             stream = self._stream(self._named(again or images), name, outputs)
             try:
                 async with contextlib.aclosing(stream):
-                    parts = [pair async for pair in stream]
+                    found = [part async for part in stream]
             except errors.SpaceChangedError:
                 if again is None or not left:
                     raise
             else:
                 if on_error == "raise":
-                    self._refuse(_failures(parts))
-                return parts
+                    self._refuse(parts.failures(found))
+                return found
         raise AssertionError("unreachable")
 
     async def _stream(
         self, images: AsyncIterator[NamedImage], name: str, outputs: Sequence[str]
-    ) -> AsyncGenerator[tuple[PinnedModel, Part], None]:
-        """What comes of each request, in order and of one space, with the version that answered."""
+    ) -> AsyncGenerator[Part, None]:
+        """What comes of each request, in order and of one space."""
         feed, space, failed = Feed(images), "", 0
         while True:
             model = await self._pin()
@@ -224,15 +205,15 @@ class ServedModel:
                 remedy = f"{feed.done} images were answered; do the job anew, with a list it does so by itself"
                 raise self._mixed(space, model.space_id, remedy)
             try:
-                async with contextlib.aclosing(model.images(feed.unanswered(), name, outputs)) as parts:
-                    async for part in parts:
+                async with contextlib.aclosing(model.images(feed.unanswered(), name, outputs)) as found:
+                    async for part in found:
                         if not await self._is_still(model):
                             raise self._transport.error(
                                 errors.NotServedError, "the version has been replaced", "NOT_FOUND", "ask again"
                             )
                         space, failed = model.space_id, 0
                         feed.answered(len(part.images))
-                        yield model, part
+                        yield part
             except errors.NotServedError:
                 # The version was unloaded. Another one of the same space goes on where this one ended.
                 self._unpin(model)
@@ -274,44 +255,9 @@ def _check_on_error(on_error: str) -> None:
         raise ValueError(f"on_error is {on_error!r}; expected one of {', '.join(get_args(OnError))}")
 
 
-def _embeddings(model: PinnedModel, part: Part, form: Form, on_error: OnError = "skip") -> Embeddings:
-    kept = _kept(part, on_error)
-    images = [part.images[place] for place in kept]
-    return _formed(
-        model,
-        part.rows[signature.EMBEDDING][kept],
-        form,
-        names=tuple(image.name for image in images),
-        indices=tuple(image.index for image in images),
-        failures=tuple(failure for _, failure in sorted(part.failures.items())),
-    )
-
-
 async def _rows(model: PinnedModel, name: str, inputs: Inputs, names: Sequence[str], form: Form) -> Embeddings:
     """Vectors by the signature `name`, which has the output `embedding`, of n rows with the names given."""
     vectors: Floats = np.zeros((0, model.width), np.float32)
     if names:
         vectors = (await model.rows(name, inputs))[signature.EMBEDDING]
-    return _formed(model, vectors, form, names=tuple(names), indices=tuple(range(len(names))), failures=())
-
-
-def _formed(model: PinnedModel, vectors: Floats, form: Form, **fields: Any) -> Embeddings:
-    encodings.check(form.dimensions, form.encoding, model.width)
-    return Embeddings(
-        vectors=encodings.encode(encodings.shorten(vectors, form.dimensions), form.encoding),
-        space_id=model.space_id,
-        version=model.description.version,
-        dimensions=form.dimensions or model.width,
-        encoding=form.encoding,
-        **fields,
-    )
-
-
-def _kept(part: Part, on_error: OnError) -> list[int]:
-    """The places of a part's images that have a row in the result."""
-    all_places = range(len(part.images))
-    return [place for place in all_places if on_error == "return" or part.images[place].index not in part.failures]
-
-
-def _failures(parts: Iterable[tuple[PinnedModel, Part]]) -> tuple[errors.Failure, ...]:
-    return tuple(failure for _, part in parts for _, failure in sorted(part.failures.items()))
+    return parts.formed(model.pin, vectors, names, form)
