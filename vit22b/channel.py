@@ -143,16 +143,16 @@ class ChannelOptions:
             raise ValueError(f"keep_alive is {self.keep_alive}; expected seconds up to a day, or None")
 
 
-def open_channel(addresses: Addresses, target: str, options: ChannelOptions) -> grpc.Channel:
+def open_channel(addresses: Addresses, options: ChannelOptions, target: str | None = None) -> grpc.Channel:
     """A channel, which connects at the first call.
 
     Args:
         addresses: of the servers.
-        target: what they are for gRPC, by Addresses.target.
         options: how they are reached.
+        target: what the addresses are for gRPC; None to look them up.
 
     Raises:
-        OSError: a file of the TLS cannot be read.
+        OSError: no name is known, or a file of the TLS cannot be read.
     """
     arguments: list[tuple[str, int | str]] = list(_OPTIONS)
     if options.keep_alive is not None:
@@ -165,6 +165,7 @@ def open_channel(addresses: Addresses, target: str, options: ChannelOptions) -> 
         ]
     if options.balance:
         arguments.append(("grpc.service_config", json.dumps(_BALANCED)))
+    target = target or addresses.target()
     if options.tls is None:
         return grpc.insecure_channel(target, options=arguments)
     name = options.tls.server_name or (_host(addresses.given[0]) if len(addresses) > 1 else None)

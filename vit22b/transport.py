@@ -161,7 +161,7 @@ class Transport:
         with self._lock:
             if self._closed or (self._channels and (not anew or target == self._target)):
                 return  # another thread was first
-            self._channels.append(open_channel(self.addresses, target, self._channel_options))
+            self._channels.append(open_channel(self.addresses, self._channel_options, target))
             self._target = target
 
 
