@@ -27,9 +27,13 @@ def read(path: str) -> bytes:
 
     Raises:
         OSError: it is missing or cannot be read.
+        ValueError: no file can have such a name, or Beam has no module for its scheme.
     """
-    with FileSystems.open(path, compression_type=_RAW) as file:
-        content: bytes = file.read()
+    try:
+        with FileSystems.open(path, compression_type=_RAW) as file:
+            content: bytes = file.read()
+    except AssertionError as error:  # so Beam says that boto3 is missing
+        raise ValueError(f"{path}: {error}; install apache-beam[aws]") from error
     return content
 
 

@@ -93,7 +93,8 @@ def test_a_name_that_no_file_can_have_costs_its_row_alone(uri: str, tmp_path: Pa
 
 def test_a_store_without_its_module_is_no_fault_of_an_image(tmp_path: Path):
     pq.write_table(pa.table({"path": ["s3://bucket/a.png"]}), tmp_path / "table.parquet")
-    with pytest.raises(ValueError, match="options"):
+    # Which of the two Beam misses first depends on whether a pipeline has run in this process.
+    with pytest.raises(ValueError, match=r"options|Missing boto3 requirement; install"):
         read(tmp_path / "table.parquet", "parquet", "path")
 
 
