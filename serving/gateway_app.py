@@ -7,8 +7,9 @@ answer.
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -84,21 +85,7 @@ def application(client: AsyncClient, options: Options, version: int | None = Non
         async with client:
             yield
 
-    async def failed(request: Request, error: Exception) -> Response:
-        assert isinstance(error, VitError)
-        refusal = from_client(error)
-        metrics.upstream_errors.labels(refusal.code).inc()
-        logger.log(logging.INFO if refusal.status < 500 else logging.WARNING, "%s", error)
-        return _refused(request, refusal)
-
-    handlers = {
-        Refusal: _refused,
-        VitError: failed,
-        HTTPException: _not_routed,
-        ClientDisconnect: _hung_up,
-        Exception: _defect,
-    }
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=_handlers(metrics))
     # A redirect would name the host that the caller says this is.
     app.router.redirect_slashes = False
     return Door(
@@ -110,6 +97,25 @@ def application(client: AsyncClient, options: Options, version: int | None = Non
         max_pending=options.max_pending,
         timeout=options.timeout,
     )
+
+
+def _handlers(metrics: Metrics) -> dict[Any, Callable[[Request, Any], Any]]:
+    """What becomes of each kind of exception."""
+
+    async def failed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, VitError)
+        refusal = from_client(error)
+        metrics.upstream_errors.labels(refusal.code).inc()
+        logger.log(logging.INFO if refusal.status < 500 else logging.WARNING, "%s", error)
+        return _refused(request, refusal)
+
+    return {
+        Refusal: _refused,
+        VitError: failed,
+        HTTPException: _not_routed,
+        ClientDisconnect: _hung_up,
+        Exception: _defect,
+    }
 
 
 def _refused(request: Request, refusal: Exception) -> Response:

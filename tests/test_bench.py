@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -14,7 +14,7 @@ import pytest
 from clients import bench, latency
 from tests.standin import StandIn, closed_address, picture, serve
 from tests.waiting import until
-from vit22b import program, signature
+from vit22b import signature
 from vit22b.errors import VitError
 from vit22b.tensors import from_wire
 
@@ -23,18 +23,9 @@ SHORT = ["--seconds=0.2", "--warm_up=0.05"]
 
 
 @pytest.fixture
-def standin() -> Iterator[StandIn]:
-    with serve(StandIn()) as served:
-        yield served
-
-
-@pytest.fixture
-def call(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def call(standin: StandIn, run_program: Callable[..., int]) -> Callable[..., int]:
     def call(*arguments: object, address: str = standin.address) -> int:
-        monkeypatch.setattr(sys, "argv", ["bench.py", f"--address={address}", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            program.run(bench.main, bench.Arguments, None, failures=(VitError,))
-        return exit_info.value.code
+        return run_program(bench.main, bench.Arguments, f"--address={address}", *arguments, failures=(VitError,))
 
     return call
 

@@ -15,7 +15,7 @@ from clients import embed, vector_files
 from clients.journal import Journal, journal_file
 from tests.standin import StandIn, closed_address, picture, serve
 from tests.waiting import until
-from vit22b import program, signature
+from vit22b import signature
 from vit22b.errors import VitError
 
 PROGRAM = Path(__file__).parents[1] / "clients" / "embed.py"
@@ -28,12 +28,9 @@ def standin() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def call(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def call(standin: StandIn, run_program: Callable[..., int]) -> Callable[..., int]:
     def call(*arguments: object, address: str = standin.address) -> int:
-        monkeypatch.setattr(sys, "argv", ["embed.py", f"--address={address}", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            program.run(embed.main, embed.Arguments, None, failures=(VitError,))
-        return exit_info.value.code
+        return run_program(embed.main, embed.Arguments, f"--address={address}", *arguments, failures=(VitError,))
 
     return call
 

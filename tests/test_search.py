@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from clients import search, vector_files
 from clients.origin import Origin
 from tests.standin import StandIn, picture, serve
-from vit22b import encodings, program
+from vit22b import encodings
 from vit22b.client import Client
 from vit22b.encodings import Encoding
 from vit22b.errors import VitError
@@ -27,14 +28,8 @@ def standin() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["search.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            program.run(search.main, search.Arguments, None, failures=(VitError,))
-        return exit_info.value.code
-
-    return call
+def call(run_program: Callable[..., int]) -> Callable[..., int]:
+    return functools.partial(run_program, search.main, search.Arguments, failures=(VitError,))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 from clients import zero_shot
 from clients.class_lists import CLASS_LISTS
 from tests.standin import StandIn, closed_address, picture, serve
-from vit22b import program, signature
+from vit22b import signature
 from vit22b.errors import VitError
 from vit22b.prompts import find_templates, prompts
 
@@ -36,12 +36,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def call(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def call(standin: StandIn, run_program: Callable[..., int]) -> Callable[..., int]:
     def call(*arguments: object, address: str = standin.address) -> int:
-        monkeypatch.setattr(sys, "argv", ["zero_shot.py", f"--address={address}", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            program.run(zero_shot.main, zero_shot.Arguments, None, failures=(VitError,))
-        return exit_info.value.code
+        return run_program(
+            zero_shot.main, zero_shot.Arguments, f"--address={address}", *arguments, failures=(VitError,)
+        )
 
     return call
 

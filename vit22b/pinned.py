@@ -35,8 +35,7 @@ class PinnedModel:
     Attributes:
         absences: of the server, when the description was last confirmed.
         confirmed: when that was, by time.monotonic().
-        space_id, width: of its vectors: their space, their dimensions.
-        pin: the same, with the version.
+        pin: the version, and the space and the dimensions of its vectors.
     """
 
     def __init__(self, transport: Transport, description: Description, in_flight: int) -> None:
@@ -46,8 +45,8 @@ class PinnedModel:
         self._manifest = description.manifest
         self._contract = self._manifest.contract()
         self._largest = description.manifest.batch_sizes[-1]
-        self.space_id, self.width = self._manifest.space_id, self._manifest.config.image.embedding
-        self.pin = Pin(self.space_id, description.version, self.width)
+        width = self._manifest.config.image.embedding
+        self.pin = Pin(self._manifest.space_id, description.version, width)
 
     def images(
         self, images: AsyncIterator[NamedImage], name: str, outputs: Sequence[str]
@@ -113,7 +112,7 @@ class PinnedModel:
 
     async def _bisect(self, encoded: Sequence[bytes]) -> tuple[Array, Flags]:
         """Finds the bad images by halves, where the model refuses a whole batch for one of them."""
-        nothing = np.zeros((len(encoded), self.width), np.float32), np.zeros(len(encoded), np.bool_)
+        nothing = np.zeros((len(encoded), self.pin.width), np.float32), np.zeros(len(encoded), np.bool_)
         if not encoded:
             return nothing
         try:

@@ -59,7 +59,7 @@ class ServedModel:
         model = await self._fitting(form)
         found = await self._collect(images, signature.EMBED_IMAGE_EACH, [signature.EMBEDDING], on_error)
         if not found:
-            return parts.formed(model.pin, np.zeros((0, model.width), np.float32), (), form)
+            return parts.formed(model.pin, np.zeros((0, model.pin.width), np.float32), (), form)
         return join([parts.embeddings(part, on_error, form) for part in found])
 
     async def stream_images(self, images: Images, on_error: OnError, form: Form) -> AsyncGenerator[Embeddings, None]:
@@ -142,7 +142,7 @@ class ServedModel:
     async def _fitting(self, form: Form) -> PinnedModel:
         """The pinned version; ValueError, before there is any work, unless it has so many dimensions."""
         model = await self._pin()
-        encodings.check(form.dimensions, form.encoding, model.width)
+        encodings.check(form.dimensions, form.encoding, model.pin.width)
         return model
 
     async def _is_still(self, model: PinnedModel) -> bool:
@@ -158,7 +158,7 @@ class ServedModel:
         except errors.NotServedError:
             return False
         model.absences, model.confirmed = absences, now
-        return space_id == model.space_id
+        return space_id == model.pin.space_id
 
     def _unpin(self, model: PinnedModel) -> None:
         """Forgets a version that is served no more. If there is no other, the next pin says so."""
@@ -201,9 +201,9 @@ class ServedModel:
         feed, space, failed = Feed(images), "", 0
         while True:
             model = await self._pin()
-            if space and model.space_id != space:
+            if space and model.pin.space_id != space:
                 remedy = f"{feed.done} images were answered; do the job anew, with a list it does so by itself"
-                raise self._mixed(space, model.space_id, remedy)
+                raise self._mixed(space, model.pin.space_id, remedy)
             try:
                 async with contextlib.aclosing(model.images(feed.unanswered(), name, outputs)) as found:
                     async for part in found:
@@ -211,7 +211,7 @@ class ServedModel:
                             raise self._transport.error(
                                 errors.NotServedError, "the version has been replaced", "NOT_FOUND", "ask again"
                             )
-                        space, failed = model.space_id, 0
+                        space, failed = model.pin.space_id, 0
                         feed.answered(len(part.images))
                         yield part
             except errors.NotServedError:
@@ -257,7 +257,7 @@ def _check_on_error(on_error: str) -> None:
 
 async def _rows(model: PinnedModel, name: str, inputs: Inputs, names: Sequence[str], form: Form) -> Embeddings:
     """Vectors by the signature `name`, which has the output `embedding`, of n rows with the names given."""
-    vectors: Floats = np.zeros((0, model.width), np.float32)
+    vectors: Floats = np.zeros((0, model.pin.width), np.float32)
     if names:
         vectors = (await model.rows(name, inputs))[signature.EMBEDDING]
     return parts.formed(model.pin, vectors, names, form)

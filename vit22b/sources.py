@@ -132,13 +132,13 @@ def _png_of_array(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _png(image: "PIL.Image.Image") -> bytes:
-    file = io.BytesIO()
     from PIL import ImageOps
 
     if image.mode in _NO_SCALE:
         raise ValueError(f"its mode is {image.mode}, whose range nobody knows; convert it to 8 bits")
     upright = ImageOps.exif_transpose(image)  # PNG would lose how it is turned
     kept = upright if upright.mode in _PNG_MODES else upright.convert("I;16" if upright.mode == "I" else "RGB")
+    file = io.BytesIO()
     kept.save(file, "PNG", compress_level=1)  # the wire is faster than a better compression
     return file.getvalue()
 
@@ -146,10 +146,9 @@ def _png(image: "PIL.Image.Image") -> bytes:
 def _fetch(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=_WEB_TIMEOUT) as answer:
-            content = _read(answer)
+            return _read(answer)
     except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
         raise OSError(None, f"{error}") from error
-    return content
 
 
 def _read(answer: BinaryIO) -> bytes:
