@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.clienthood import FAST
 from tests.standin import StandIn, picture
-from vit22b import errors, sources
+from vit22b import download, errors, sources
 from vit22b.client import Client
 
 
@@ -110,7 +110,7 @@ def test_addresses_on_the_web_are_fetched_where_they_may_be(standin: StandIn, we
 
 
 def test_an_address_with_too_much_behind_it(standin: StandIn, web: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "_WEB_BYTES", 10)
+    monkeypatch.setattr(download, "_BYTES", 10)
     with (
         Client(standin.address, retry=FAST, allow_urls=True) as client,
         pytest.raises(errors.ImageError, match="more than 10 bytes"),

@@ -5,12 +5,15 @@ Between vit22b.pinned, which goes by it, and vit22b.transport, at the end of the
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vit22b import errors, signature, wire_pb2
 from vit22b.signature import Manifest
 from vit22b.tensors import from_wire, model_spec, predict_request
-from vit22b.tokenizer import Tokenizer
 from vit22b.transport import Transport
+
+if TYPE_CHECKING:
+    from vit22b.tokenizer import Tokenizer
 
 FOREIGN = "ask for a model that this vit22b exported"  # the remedy
 
@@ -27,7 +30,7 @@ class Description:
 
     version: int
     manifest: Manifest
-    tokenizer: Tokenizer | None
+    tokenizer: "Tokenizer | None"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +62,16 @@ async def describe(transport: Transport, version: int | None) -> Description:
     try:
         manifest = Manifest.from_json(outputs[signature.MANIFEST])
         has_text = manifest.config.text is not None
-        tokenizer = Tokenizer.from_json(outputs[signature.TOKENIZER]) if has_text else None
+        tokenizer = _tokenizer(outputs[signature.TOKENIZER]) if has_text else None
     except (KeyError, ValueError) as error:
         raise _unreadable(transport, error) from error
     return Description(found, manifest, tokenizer)
+
+
+def _tokenizer(text: bytes) -> "Tokenizer":
+    from vit22b.tokenizer import Tokenizer  # loads a library that those with images alone never need
+
+    return Tokenizer.from_json(text)
 
 
 async def space_of(transport: Transport, version: int) -> str:

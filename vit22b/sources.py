@@ -5,15 +5,11 @@ the served graph decodes: the client decodes none, so that there is one preproce
 """
 
 import dataclasses
-import http.client
 import io
 import sys
-import time
-import urllib.error
-import urllib.request
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +22,6 @@ if TYPE_CHECKING:
 Image = Any  # bytes | str | PathLike[str] | BinaryIO | numpy uint8 array | PIL.Image.Image
 
 _WEB = ("http://", "https://")
-_WEB_TIMEOUT = 20.0  # seconds
-_WEB_BYTES = 64 * 2**20
-_WEB_TOTAL = 60.0  # seconds, for an answer that drips
 # Modes that PNG keeps as they are; most others become RGB.
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
 _NO_SCALE = frozenset({"F", "I;16B", "I;16L"})  # Pillow would clip them at 255
@@ -67,7 +60,7 @@ class NamedImage:
             return _png_of_array(source)
         if isinstance(source, str | PathLike):
             text = fspath(source)
-            return _fetch(text) if text.startswith(_WEB) else Path(text).read_bytes()
+            return _of_web(text) if text.startswith(_WEB) else Path(text).read_bytes()
         return _png(source)
 
 
@@ -143,21 +136,7 @@ def _png(image: "PIL.Image.Image") -> bytes:
     return file.getvalue()
 
 
-def _fetch(address: str) -> bytes:
-    try:
-        with urllib.request.urlopen(address, timeout=_WEB_TIMEOUT) as answer:
-            return _read(answer)
-    except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
-        raise OSError(None, f"{error}") from error
+def _of_web(address: str) -> bytes:
+    from vit22b import download  # brings HTTP and TLS, which few clients need
 
-
-def _read(answer: BinaryIO) -> bytes:
-    parts, size, end = [], 0, time.monotonic() + _WEB_TOTAL
-    while part := answer.read(2**16):
-        parts.append(part)
-        size += len(part)
-        if size > _WEB_BYTES:
-            raise OSError(None, f"it has more than {_WEB_BYTES} bytes")
-        if time.monotonic() > end:
-            raise OSError(None, f"it takes longer than {_WEB_TOTAL:g} s")
-    return b"".join(parts)
+    return download.fetch(address)
