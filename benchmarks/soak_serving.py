@@ -34,7 +34,7 @@ BATCH_SIZES = (4,)
 GROWTH = 0.05  # of the memory, that is allowed
 GROWTH_OF_POOLS = 0.25  # of the threads that TensorFlow and gRPC start by load: by chance a few more, a leak is more
 _SETTLING = 10  # looks at most, until connections and threads that have ended are gone
-_VERSIONS = 2  # one behind the other, whose memory is told together
+_VERSIONS = 3  # one behind the other, whose memory is told together
 _EVERY = 10.0  # seconds between two lines
 _LARGE = 5000  # pixels a side of the images that are under way when SIGTERM comes
 _MIDDLING = 600  # pixels a side of images that hold a thread for a moment
@@ -169,8 +169,7 @@ def _usage(server: ServerProcess, crowd: Crowd, change: _Changes) -> Usage:
     """What the server has while nobody asks, with versions that nobody has asked yet: the mean memory, the most else.
 
     TensorFlow starts threads for the requests that a version has at once, and ends them with the version. The memory
-    goes up and down by some 5% from one version to the next, with no growth in it; two, one behind the other, have
-    both.
+    goes up and down by up to 5% from one version to the next, with no growth in it.
     """
     with crowd.gate.closed():
         found = [_settled(server, change) for _ in range(_VERSIONS)]

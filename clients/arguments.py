@@ -1,4 +1,4 @@
-"""What the client programs share: which server, which images, and files that are written whole.
+"""What the client programs share: which server, and which images.
 
 Between the command line and vit22b.client, the last step of the walk.
 """
@@ -6,15 +6,16 @@ Between the command line and vit22b.client, the last step of the walk.
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vit22b.channel import Tls
 from vit22b.client import Client
 from vit22b.errors import Failure
 from vit22b.folder import Record, read_folder
 from vit22b.retry import Retry
+from vit22b.transport import TIMEOUT
 
 _API_KEY = "VIT22B_API_KEY"
 _AT_FIRST = 4  # attempts at a server that has never answered: some seconds
@@ -41,7 +42,7 @@ class Server:
     address: str = "localhost:8500"
     model: str = "vit22b"
     version: int | None = None
-    timeout: float = 60.0
+    timeout: float = TIMEOUT
     retries: int = 20
     in_flight: int = 4
     api_key_file: Path | None = None
@@ -57,6 +58,8 @@ class Server:
     def connection(self) -> dict[str, Any]:
         """What Client and AsyncClient take besides the address, the model, the version and how much is under way."""
         files = (self.ca, self.client_key, self.client_cert)
+        if self.retries < 0:
+            raise ValueError(f"retries is {self.retries}; expected 0 or more")
         return {
             "timeout": self.timeout,
             "retry": Retry(attempts=self.retries + 1, first_attempts=min(self.retries + 1, _AT_FIRST)),
@@ -97,17 +100,6 @@ def check_output(path: Path | None, suffix: str) -> None:
         raise ValueError(f"the output is {path}; expected a name that ends in {suffix}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.parent} to write {path.name} to; make it first")
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a file; it is there as a whole or, if that fails, as it was before."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def report_failures(failures: Sequence[Failure]) -> None:

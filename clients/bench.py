@@ -13,6 +13,7 @@ failed, with 2 if the arguments are wrong, with 130 if it was interrupted, after
 import contextlib
 import dataclasses
 import json
+import math
 import signal
 import sys
 import threading
@@ -77,9 +78,9 @@ class Arguments:
     def check(self) -> None:
         """Raises ValueError, before any work is done, for numbers that cannot be."""
         for name in ("side", "concurrency", "seconds", "most_pending"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
-        if self.warm_up < 0 or (self.rate is not None and not self.rate > 0):
+        if not 0 <= self.warm_up < math.inf or (self.rate is not None and not 0 < self.rate < math.inf):
             raise ValueError(f"warm_up is {self.warm_up} and rate {self.rate}; expected 0 or more, and more than 0")
         if self.rate is not None and self.concurrency != 1:
             raise ValueError("both --rate and --concurrency are given; an open loop has no number of callers")

@@ -7,13 +7,13 @@ classes and the templates, and is checked when it is read: one that is damaged c
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vit22b.embeddings import ClassVectors
+from vit22b.whole_file import write_whole
 
 _FORMAT = 1
 _DIGEST = hashlib.sha256().digest_size  # an entry begins with that of all that follows
@@ -68,14 +68,7 @@ class ClassCache:
         head = json.dumps({"key": key, "version": found.version}).encode()
         content = head + b"\n" + found.vectors.astype("<f4").tobytes()
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Under a name of its own: two programs may write the same entry at once.
-        descriptor, name = tempfile.mkstemp(dir=self._folder, suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            Path(name).replace(self._path(key))
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_whole(self._path(key), lambda file: file.write(hashlib.sha256(content).digest() + content))
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}"

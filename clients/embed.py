@@ -153,15 +153,15 @@ def write_file(client: Client, records: Sequence[Record], arguments: Arguments, 
     with open_journal(client, records, arguments, output) as journal:
         try:
             failures = fill(journal, client, records, arguments)
+            if failures and arguments.on_error == "raise":
+                print(_left(journal), file=sys.stderr)
+                return Result(journal.origin, (), journal.first(0), failures)
+            vector_files.write(output, journal.origin, len(journal), journal.parts())
         except KeyboardInterrupt as error:
             raise program.Interrupted(f"interrupted; {_left(journal)}", 130) from error
         except (OSError, VitError):
             print(_left(journal), file=sys.stderr)
             raise
-        if failures and arguments.on_error == "raise":
-            print(_left(journal), file=sys.stderr)
-            return Result(journal.origin, (), journal.first(0), failures)
-        vector_files.write(output, journal.origin, len(journal), journal.parts())
         journal.remove()
         return Result(journal.origin, journal.embedded(), journal.first(ROWS), failures)
 

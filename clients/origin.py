@@ -12,18 +12,11 @@ import numpy.typing as npt
 
 from vit22b.client import Client
 from vit22b.embeddings import Embeddings
-from vit22b.encodings import Encoding
+from vit22b.encodings import DTYPES, Encoding, stored_width
 from vit22b.errors import SpaceChangedError
 
 Array = npt.NDArray[Any]
 Rows = tuple[Sequence[str], Array]  # names, and a vector for each
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype("<f4"),
-    "float16": np.dtype("<f2"),
-    "int8": np.dtype("i1"),
-    "binary": np.dtype("u1"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +51,12 @@ class Origin:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the numbers that a vector is stored as."""
-        return _DTYPES[self.encoding]
+        return DTYPES[self.encoding]
 
     @property
     def width(self) -> int:
         """How many numbers a vector is stored as: for a binary one its bytes."""
-        return (self.dimensions + 7) // 8 if self.encoding == "binary" else self.dimensions
+        return stored_width(self.dimensions, self.encoding)
 
 
 def space_changed(before: str, found: Embeddings, client: Client, remedy: str) -> SpaceChangedError:

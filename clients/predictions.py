@@ -37,10 +37,23 @@ class Prediction:
     lowest: float
 
 
-def classify(
-    client: Client, records: Sequence[Record], bank: ClassVectors, top: int
-) -> tuple[list[Prediction], list[Failure]]:
-    """The guesses for every image that could be decoded, and the others.
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What came of all images.
+
+    Attributes:
+        predictions: for each that could be decoded, in order.
+        failures: the others.
+        version: of the model, that answered last.
+    """
+
+    predictions: list[Prediction]
+    failures: list[Failure]
+    version: int
+
+
+def classify(client: Client, records: Sequence[Record], bank: ClassVectors, top: int) -> Found:
+    """Scores every image.
 
     Of the vectors no more are in memory than those of the requests under way.
 
@@ -50,6 +63,7 @@ def classify(
     known = {canonical(name) for name in bank.classes}
     predictions: list[Prediction] = []
     failures: list[Failure] = []
+    version = bank.version
     with progress(len(records)) as advance:
         for part in client.stream_images((record.path for record in records), on_error="skip"):
             if part.space_id != bank.space_id:
@@ -60,8 +74,9 @@ def classify(
                 right = is_right(guesses[0][0], records[index].labels, known)
                 predictions.append(Prediction(records[index], guesses, right, float(scores.min())))
             failures += part.failures
+            version = part.version
             advance(len(part) + len(part.failures))
-    return predictions, failures
+    return Found(predictions, failures, version)
 
 
 def is_right(guess: str, labels: Sequence[str], known: Collection[str]) -> bool | None:
@@ -70,11 +85,9 @@ def is_right(guess: str, labels: Sequence[str], known: Collection[str]) -> bool 
     return canonical(guess) in counted if counted else None
 
 
-def document(
-    bank: ClassVectors, predictions: Sequence[Prediction], failures: Sequence[Failure], templates: Sequence[str]
-) -> dict[str, Any]:
+def document(bank: ClassVectors, found: Found, templates: Sequence[str]) -> dict[str, Any]:
     """What --json prints and --output writes. Without labels zero_shot_top1 is null and n, the images counted, is 0."""
-    counted = [prediction.right for prediction in predictions if prediction.right is not None]
+    counted = [prediction.right for prediction in found.predictions if prediction.right is not None]
     return {
         "zero_shot_top1": sum(counted) / len(counted) if counted else None,
         "n": len(counted),
@@ -82,8 +95,8 @@ def document(
         "classes": bank.classes,
         "templates": templates,
         "space_id": bank.space_id,
-        "version": bank.version,
-        "failures": [dataclasses.asdict(failure) for failure in failures],
+        "version": found.version,
+        "failures": [dataclasses.asdict(failure) for failure in found.failures],
         "predictions": [
             {
                 "name": str(prediction.record.path),
@@ -91,7 +104,7 @@ def document(
                 "right": prediction.right,
                 "top": [{"class": name, "score": score} for name, score in prediction.guesses],
             }
-            for prediction in predictions
+            for prediction in found.predictions
         ],
     }
 

@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from clients.arguments import write_whole
 from clients.origin import Array, Origin, Rows
 from vit22b.embeddings import Embeddings
+from vit22b.whole_file import write_whole
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".jsonl")
 _PROGRAM = "clients/embed.py"
@@ -69,7 +69,7 @@ def read(path: Path) -> Embeddings:
                 f"it holds {vectors.dtype} {list(vectors.shape)} for {len(names)} names; "
                 f"expected {origin.dtype} [{len(names)}, {origin.width}]"
             )
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, OverflowError, TypeError, ValueError, zipfile.BadZipFile) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is no {path.suffix} of {_PROGRAM}: {reason}") from error
     return Embeddings(vectors, tuple(names), tuple(range(len(names))), failures=(), **dataclasses.asdict(origin))

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import tyro
 from PIL import Image
 
-from clients.arguments import Server, check_output, report_failures, write_whole
+from clients.arguments import Server, check_output, report_failures
 from clients.class_cache import ClassCache, default_folder
 from clients.class_lists import CLASS_LISTS
 from clients.image_list import list_images
@@ -31,6 +31,7 @@ from vit22b.embeddings import ClassVectors
 from vit22b.errors import VitError
 from vit22b.folder import Record
 from vit22b.prompts import canonical, find_templates, read_names
+from vit22b.whole_file import write_whole
 
 PICTURES = 100
 
@@ -98,24 +99,24 @@ def main(arguments: Arguments) -> int:
     classes = class_names(arguments, records)
     with arguments.server.client() as client:
         bank = embed_classes(client, classes, arguments)
-        predictions, failures = classify(client, records, bank, arguments.top)
-    report_failures(failures)
-    if failures and arguments.on_error == "raise":
+        found = classify(client, records, bank, arguments.top)
+    report_failures(found.failures)
+    if found.failures and arguments.on_error == "raise":
         return 1
-    report = document(bank, predictions, failures, arguments.chosen_templates())
+    report = document(bank, found, arguments.chosen_templates())
     if arguments.output:
         text = json.dumps(report, indent=2) + "\n"
         write_whole(arguments.output, lambda file: file.write(text.encode()))
     if arguments.json:
         print(json.dumps(report))
     elif arguments.csv:
-        write_csv(sys.stdout, predictions, min(arguments.top, len(classes)))
+        write_csv(sys.stdout, found.predictions, min(arguments.top, len(classes)))
     else:
-        show(predictions, report)
-    if arguments.sheet and predictions:
-        sheet = draw_sheet(predictions, summary(report))
+        show(found.predictions, report)
+    if arguments.sheet and found.predictions:
+        sheet = draw_sheet(found.predictions, summary(report))
         write_whole(arguments.sheet, lambda file: sheet.save(file, "PNG"))
-    return 1 if failures else 0
+    return 1 if found.failures else 0
 
 
 def class_names(arguments: Arguments, records: Sequence[Record]) -> list[str]:

@@ -29,6 +29,7 @@ from serving.keys import KeyFile
 from vit22b import program
 from vit22b.channel import Tls
 from vit22b.client import AsyncClient
+from vit22b.transport import TIMEOUT
 
 _BACKLOG = 128  # connections that wait to be accepted
 
@@ -36,7 +37,7 @@ logger = logging.getLogger("serving.gateway")
 
 
 @dataclasses.dataclass(frozen=True)
-class Upstream:
+class ModelFlags:
     """The server of the model.
 
     Attributes:
@@ -88,7 +89,7 @@ class Arguments:
         request_log: write a line of JSON for each request to the standard output.
     """
 
-    upstream: Upstream = dataclasses.field(default_factory=Upstream)
+    upstream: ModelFlags = dataclasses.field(default_factory=ModelFlags)
     port: int = 8080
     bind_address: str = "127.0.0.1"
     tls_certificate: Path | None = None
@@ -99,7 +100,7 @@ class Arguments:
     max_body_bytes: int = Limits.body_bytes
     max_items: int = Limits.items
     max_classes: int = Limits.classes
-    timeout: float = 60.0
+    timeout: float = TIMEOUT
     drain_seconds: int = 30
     request_log: bool = True
 

@@ -31,6 +31,7 @@ from serving.gateway_visit import HUNG_UP, Lines
 from serving.keys import KeyFile
 from vit22b.client import AsyncClient
 from vit22b.errors import VitError
+from vit22b.transport import TIMEOUT
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -52,7 +53,7 @@ class Options:
 
     limits: Limits = dataclasses.field(default_factory=Limits)
     max_pending: int = 32
-    timeout: float = 60.0
+    timeout: float = TIMEOUT
     classes_dir: Path | None = None
     keys: KeyFile | None = None
     lines: Lines | None = None

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from serving.gateway_banks import Banks
 from serving.gateway_body import Fields, Limits, is_form, read_form, read_json
 from serving.gateway_classes import find_set, read_labels
-from serving.gateway_errors import invalid, told
+from serving.gateway_errors import as_json, invalid
 from serving.gateway_items import Item, read_images
 from serving.gateway_label_sets import LabelSet, LabelSets
 from serving.gateway_upstream import Floats
@@ -54,7 +54,7 @@ class ClassifyRoute:
         top = fields.whole("top", 1, self._limits.classes) or _TOP
         found, scores = await self._banks.score(images, labels)
         request.state.visit.note(images, found.failed, found.version)
-        reasons = {failure["index"]: failure["reason"] for failure in told(found.failures)}
+        reasons = {failure["index"]: failure["reason"] for failure in as_json(found.failures)}
         data = [
             {"object": "error", "index": index, "error": {"message": reasons[index], "code": "bad_image"}}
             if index in reasons

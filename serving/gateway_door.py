@@ -19,6 +19,7 @@ from serving.gateway_errors import Refusal, invalid, too_busy
 from serving.gateway_metrics import Metrics
 from serving.gateway_visit import Lines, Register, Visit
 from serving.keys import KeyFile
+from vit22b.transport import TIMEOUT
 
 _API = "/v1/"
 _DEADLINE = "x-request-timeout"
@@ -53,7 +54,7 @@ class Door:
         lines: Lines | None = None,
         keys: KeyFile | None = None,
         max_pending: int = 32,
-        timeout: float = 60.0,
+        timeout: float = TIMEOUT,
     ):
         self.routes = routes
         self._app, self._metrics, self._register = app, metrics, Register(metrics, lines)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from serving import json_writer
 from serving.gateway_body import Fields, Limits, read_json
-from serving.gateway_errors import Refusal, invalid, told
+from serving.gateway_errors import Refusal, as_json, invalid
 from serving.gateway_items import Item, read_item, read_items
 from serving.gateway_upstream import Embedded, Floats, Upstream
 from vit22b.described import Description
@@ -69,7 +69,7 @@ class EmbeddingRoutes:
                 "data": data,
                 "model": self._upstream.model,
                 "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-                "failures": told(found.failures),
+                "failures": as_json(found.failures),
                 **found.origin(),
             }
         )
@@ -90,7 +90,7 @@ class EmbeddingRoutes:
         scores = found.vectors[:-1] @ found.vectors[-1]
         order = [index for index in np.argsort(-scores, kind="stable").tolist() if index not in found.failed]
         data = [{"object": "rank", "index": index, "score": float(scores[index])} for index in order[:top]]
-        answer = {"object": "list", "data": data, "model": self._upstream.model, "failures": told(failures)}
+        answer = {"object": "list", "data": data, "model": self._upstream.model, "failures": as_json(failures)}
         return JSONResponse(answer | found.origin())
 
 

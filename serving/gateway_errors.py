@@ -52,7 +52,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, of which an error is made
         error: dict[str, Any] = {"message": written(self.message), "type": kind, "code": self.code}
         error["param"] = None if self.param is None else written(self.param)
         if self.failures:
-            error["failures"] = told(self.failures)
+            error["failures"] = as_json(self.failures)
         return JSONResponse({"error": error}, self.status, self.headers)
 
 
@@ -97,7 +97,7 @@ def from_client(error: errors.VitError) -> Refusal:
     return Refusal(row.status, error.message, row.code, headers=headers)
 
 
-def told(failures: Sequence[Failure]) -> list[dict[str, Any]]:
+def as_json(failures: Sequence[Failure]) -> list[dict[str, Any]]:
     """The items that failed, as answers have them."""
     return [{"index": failure.index, "reason": written(failure.reason)} for failure in failures]
 

@@ -9,6 +9,7 @@ directory:
 So vectors never belong to other classes or to another space than their file's name says. All files are written whole.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,12 +17,13 @@ import logging
 import re
 import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+
+from vit22b.whole_file import write_whole
 
 Vectors = npt.NDArray[np.float32]
 
@@ -122,9 +124,10 @@ class LabelSets:
         return new
 
     def _put(self, labels: LabelSet, space_id: str, vectors: Vectors) -> None:
-        self.keep(labels, space_id, vectors)
+        self._file(labels.name).parent.mkdir(exist_ok=True)
+        self._write_vectors(labels, space_id, vectors)
         # After the vectors: whoever reads the classes finds their vectors.
-        _write(self._file(labels.name), lambda file: file.write(labels.to_json()))
+        write_whole(self._file(labels.name), lambda file: file.write(labels.to_json()))
         for path in self._file(labels.name).parent.glob("*.npy"):
             if not path.stem.endswith(f"-{labels.digest}"):
                 path.unlink(missing_ok=True)
@@ -144,9 +147,12 @@ class LabelSets:
         return True
 
     def keep(self, labels: LabelSet, space_id: str, vectors: Vectors) -> None:
-        """Writes the vectors of a set in one space."""
-        path = self._vectors(labels, space_id)
-        _write(path, lambda file: np.save(file, vectors, allow_pickle=False))
+        """Writes the vectors of a set in one more space; no effect where the set was deleted meanwhile."""
+        with contextlib.suppress(FileNotFoundError):
+            self._write_vectors(labels, space_id, vectors)
+
+    def _write_vectors(self, labels: LabelSet, space_id: str, vectors: Vectors) -> None:
+        write_whole(self._vectors(labels, space_id), lambda file: np.save(file, vectors, allow_pickle=False))
 
     def vectors(self, labels: LabelSet, space_id: str) -> Vectors | None:
         """The vectors of a set in one space, float32 [k, D]; None where there are none, or their file is damaged."""
@@ -178,15 +184,3 @@ class LabelSets:
         if not _SPACE.fullmatch(space_id):
             raise ValueError(f"{space_id!r} is no space_id that a file can be named by")
         return self._file(labels.name).with_name(f"{space_id}-{labels.digest}.npy")
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a file; it is there as a whole or, if that fails, as it was before."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}")  # tempfile's would be closed to other gateways' users
-    try:
-        with partial.open("xb") as file:
-            write(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -116,10 +116,13 @@ class Upstream:
         self, items: Sequence[Item], parts: Sequence[tuple[list[int], Embeddings]], dimensions: int | None
     ) -> Embedded:
         """Parts of one space, as one."""
-        description = await self._client.describe()
-        space_id, version = description.manifest.space_id, description.version
-        # The parts' own width: the version described may have come after them.
-        width = parts[0][1].dimensions if parts else dimensions or description.manifest.config.image.embedding
+        if parts:
+            _, first = parts[0]
+            width, space_id, version = first.dimensions, first.space_id, first.version
+        else:  # there is no item that has a vector
+            about = await self._client.describe()
+            width = dimensions or about.manifest.config.image.embedding
+            space_id, version = about.manifest.space_id, about.version
         vectors = np.zeros((len(items), width), np.float32)
         failures = [
             Failure(index, f"item {index}", item.reason) for index, item in enumerate(items) if isinstance(item, Flaw)
@@ -127,7 +130,6 @@ class Upstream:
         for places, found in parts:
             vectors[places] = found.vectors
             failures.extend(dataclasses.replace(failure, index=places[failure.index]) for failure in found.failures)
-            space_id, version = found.space_id, found.version
         return Embedded(vectors, tuple(sorted(failures, key=lambda failure: failure.index)), space_id, version)
 
     async def embed_classes(self, classes: Sequence[str], templates: Sequence[str]) -> ClassVectors:

@@ -127,6 +127,8 @@ def test_the_program_shows_a_histogram(standin: StandIn):
     ("arguments", "code", "message"),
     [
         (["--rows=5"], 2, "rows is 5; expected 1 to 4"),
+        (["--warm_up=nan"], 2, "warm_up is nan"),
+        (["--seconds=inf", "--rate=5"], 2, "seconds is inf; expected more than 0"),
         (["--rate=1", "--concurrency=2"], 2, "an open loop has no number of callers"),
         (["--rate=0"], 2, "rate 0.0; expected"),
         (["--seconds=0"], 2, "seconds is 0.0"),

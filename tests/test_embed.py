@@ -81,6 +81,16 @@ def test_a_long_list_is_shown_in_part(call, photos: Path, capsys):
     assert out.count("+1.0000") == 10
 
 
+def test_a_name_that_is_no_text_is_shown_all_the_same(standin: StandIn, photos: Path, tmp_path: Path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    odd.write_bytes((photos / "red.png").read_bytes())
+    command = [sys.executable, PROGRAM, odd, f"--address={standin.address}", f"--output={tmp_path}/v.npz"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    found = subprocess.run(command, check=False, capture_output=True, text=True, env=strict)
+    assert found.returncode == 0, found.stderr
+    assert "caf\\udce9.png" in found.stdout
+
+
 @pytest.mark.parametrize("on_error", ["skip", "raise"])
 def test_a_bad_image_is_named_and_ends_with_1(call, photos: Path, tmp_path: Path, capsys, on_error: str):
     (photos / "notes.png").write_text("no image")
@@ -103,6 +113,7 @@ def test_a_bad_image_is_named_and_ends_with_1(call, photos: Path, tmp_path: Path
         ([], 2, "no image is given"),
         (["PHOTOS", "--output=v.txt"], 2, "ends in .npz"),
         (["PHOTOS", "--output=nowhere/v.npz"], 2, "no folder nowhere"),
+        (["PHOTOS", "--retries=-1"], 2, "retries is -1; expected 0 or more"),
         (["PHOTOS", "--timeout=0"], 2, "positive number of seconds"),
         (["PHOTOS", "--address=localhost"], 2, "expected host:port"),
     ],

@@ -1,12 +1,15 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from benchmarks.encodings import loss
+from clients.vector_index import VectorIndex
 from tests.standin import StandIn, picture
 from vit22b import encodings
 from vit22b.client import Client
-from vit22b.embeddings import join
-from vit22b.encodings import decode, encode, shorten
+from vit22b.embeddings import Embeddings, join
+from vit22b.encodings import Encoding, decode, encode, shorten
 
 RANDOM = np.random.default_rng(0)
 
@@ -27,6 +30,23 @@ def test_a_cosine_survives_its_encoding(encoding, dtype, bytes_each, error):
     decoded = decode(encoded, encoding, 1408)
     np.testing.assert_allclose(np.linalg.norm(decoded, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(decoded @ decoded.T, vectors @ vectors.T, atol=error)
+
+
+@pytest.mark.parametrize("encoding", get_args(Encoding))
+def test_every_encoding_is_stored_as_it_is_said(encoding: Encoding):
+    vectors = unit(3, 21)
+    encoded = encode(vectors, encoding)
+    assert encoded.dtype == encodings.DTYPES[encoding]
+    assert encoded.shape == (3, encodings.stored_width(21, encoding))
+    assert np.sum(decode(encoded, encoding, 21) * vectors, axis=1).min() > 0.7
+    file = Embeddings(encoded, ("a", "b", "c"), (0, 1, 2), "space", 1, (), 21, encoding)
+    graph = VectorIndex.build([file])
+    assert graph.search(encoded, 1, exact=True)[1][0].name == "b"
+
+
+def test_another_encoding_is_refused():
+    with pytest.raises(ValueError, match="the encoding is 'int4'; expected one of float32, float16, int8, binary"):
+        encode(unit(1, 8), "int4")
 
 
 def test_binary_keeps_the_signs_and_their_angle():

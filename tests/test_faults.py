@@ -1,5 +1,6 @@
 """A network and servers that fail in the middle of a job: no vector is lost, doubled or mixed."""
 
+import contextlib
 import time
 
 import grpc
@@ -9,6 +10,7 @@ import pytest
 from tests.clienthood import FAST
 from tests.standin import StandIn, closed_address, picture, serve
 from tests.tcp_proxy import proxy
+from tests.waiting import until
 from vit22b import errors, signature
 from vit22b.client import Client
 from vit22b.retry import Retry
@@ -136,6 +138,33 @@ def test_a_server_that_comes_back_with_another_model_under_the_same_number(work:
     assert (found.version, found.space_id) == (1, "space-two")
 
 
+def test_a_failure_that_is_not_retried_counts_as_an_absence_too():
+    address = closed_address()
+    with Client(address, retry=Retry(attempts=1)) as client:
+        with serve(StandIn(), address):
+            assert client.embed_images([picture("red")]).space_id == "space-one"
+        with pytest.raises(errors.UnreachableError):
+            client.embed_images([picture("red")])
+        found: list[str] = []
+
+        def answered() -> list[str]:
+            with contextlib.suppress(errors.UnreachableError):  # until gRPC tries the address again
+                found.append(client.embed_images([picture("red")]).space_id)
+            return found
+
+        with serve(StandIn(space_id="space-two"), address):
+            until(answered)
+    assert found == ["space-two"]
+
+
+def test_a_server_with_too_much_to_do_is_not_away(standin: StandIn, client: Client):
+    client.describe()
+    full = "The batch scheduling queue to which this task was submitted is full"
+    standin.refusals = [(grpc.StatusCode.UNAVAILABLE, full)]
+    assert len(client.embed_images([picture("red")])) == 1
+    assert len(standin.asked(signature.DESCRIBE)) == 1
+
+
 def test_a_model_that_changes_under_the_same_number_within_a_stream(standin: StandIn):
     with proxy(standin.address) as between, Client(between.address, retry=PATIENT) as client:
         stream = client.stream_images(rainbow(40))
@@ -164,6 +193,11 @@ def test_classes_of_one_space_do_not_score_images_of_another(standin: StandIn, c
     standin.swap(2, "space-two")
     with pytest.raises(errors.SpaceError, match=r"space-one and space-two.*embed the classes again"):
         client.classify([picture("blue")], bank)
+    assert client.embed_images([picture("blue")]).space_id == "space-two"
+    asked = len(standin.asked(signature.EMBED_IMAGE_EACH))
+    with pytest.raises(errors.SpaceError, match=r"space-one and space-two.*embed the classes again"):
+        client.classify([picture("blue")], bank)
+    assert len(standin.asked(signature.EMBED_IMAGE_EACH)) == asked  # told before an image was sent
     assert client.classify([picture("blue")], ["red", "blue"], ["a {}"]).top()[0][0][0] == "blue"
 
 

@@ -164,6 +164,17 @@ def test_a_set_that_is_deleted_while_it_is_put_is_put(tmp_path, monkeypatch):
     assert (sets.get("colours"), sets.spaces(labels)) == (labels, ["space-one"])
 
 
+def test_vectors_of_a_set_that_was_deleted_are_not_kept(tmp_path):
+    sets, vectors = LabelSets(tmp_path), np.ones((1, 4), np.float32)
+    labels = LabelSet(("red",), ("{}",), "colours", 1)
+    sets.put(labels, "space-one", vectors)
+    sets.keep(labels, "space-two", vectors)
+    assert sets.spaces(labels) == ["space-one", "space-two"]
+    sets.delete("colours")
+    sets.keep(labels, "space-two", vectors)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_are_open_to_whom_the_umask_says(tmp_path):
     before = os.umask(0o027)
     try:

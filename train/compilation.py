@@ -23,6 +23,7 @@ from train.arithmetic import matmul_flops
 from vit22b import topology
 from vit22b.chips import Chip
 from vit22b.sharding import make_mesh
+from vit22b.whole_file import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +72,8 @@ def compile_step(run: Planned, cache: Path | None = None) -> Program:
     program = dataclasses.replace(_compile(lowered, flops), lines=lines)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(program)).encode()))
-        partial.rename(path)
+        packed = gzip.compress(json.dumps(dataclasses.asdict(program)).encode())
+        write_whole(path, lambda file: file.write(packed))
     return program
 
 

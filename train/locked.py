@@ -27,6 +27,7 @@ from vit22b.image import image_batches
 from vit22b.program import Interrupted
 from vit22b.sharding import batch_sharding
 from vit22b.tree import whole
+from vit22b.whole_file import write_whole
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,10 +67,7 @@ def embeddings(source: Trained, space_id: str, records: Sequence[Record], run: R
     found = np.concatenate(rows)[: len(records)]
     if on_first():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, found)
-        partial.replace(path)
+        write_whole(path, lambda file: np.save(file, found))
     return found
 
 

@@ -21,6 +21,7 @@ from vit22b import flops
 from vit22b.chips import Chip
 from vit22b.sharding import DATA, MODEL
 from vit22b.topology import parse_topology
+from vit22b.whole_file import write_whole
 
 # "HLO temporaries (512.00G) exceeds available HBM (95.74G)", "Used 120.00G of 95.74G hbm"
 _NEEDED = re.compile(r"\((\d[\d.]*)([KMGT])\) exceeds available HBM|Used (\d[\d.]*)([KMGT]) of \S+ hbm")
@@ -99,9 +100,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes a file of rows, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(list(rows), indent=1) + "\n")
-    partial.rename(path)
+    text = json.dumps(list(rows), indent=1) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _model_flops(run: Planned) -> int:

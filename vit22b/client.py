@@ -24,7 +24,7 @@ from vit22b.retry import Retry
 from vit22b.served import Images, ServedModel
 from vit22b.sources import Image
 from vit22b.tensors import Array
-from vit22b.transport import CallOptions, Transport
+from vit22b.transport import TIMEOUT, CallOptions, Transport
 from vit22b.waits import LoopWaits, ThreadWaits, Waits
 
 
@@ -39,7 +39,7 @@ class _Connected:
         model: str = "vit22b",
         *,
         version: int | None = None,
-        timeout: float = 60.0,
+        timeout: float = TIMEOUT,
         retry: Retry | None = None,
         in_flight: int = 4,
         tls: Tls | None = None,

@@ -14,6 +14,13 @@ Encoding = Literal["float32", "float16", "int8", "binary"]
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
+# What the numbers of a vector are stored as, on disk as well.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "int8": np.dtype("i1"),
+    "binary": np.dtype("u1"),
+}
 _LARGEST = 127.0  # of int8; -128 is left out, so that a vector and its opposite are encoded alike
 
 
@@ -42,6 +49,11 @@ def check(dimensions: int | None, encoding: str, width: int | None = None) -> No
         raise ValueError(f"dimensions is {dimensions}; expected 1{upper}")
 
 
+def stored_width(dimensions: int, encoding: Encoding) -> int:
+    """How many numbers a vector is stored as: for a binary one its bytes."""
+    return (dimensions + 7) // 8 if encoding == "binary" else dimensions
+
+
 def shorten(vectors: Floats, dimensions: int | None) -> Floats:
     """The first `dimensions` of each vector, of unit length again; zeros stay zeros. [n, D] -> [n, dimensions]."""
     if dimensions is None or dimensions == vectors.shape[1]:
@@ -60,7 +72,11 @@ def encode(vectors: Floats, encoding: Encoding) -> Array:
 
     Returns:
         float32 or float16 [n, D], int8 [n, D], or uint8 [n, ceil(D / 8)].
+
+    Raises:
+        ValueError: another encoding.
     """
+    check(None, encoding)
     if encoding == "float16":
         return vectors.astype(np.float16)
     if encoding == "int8":

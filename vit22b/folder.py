@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 
+from vit22b.whole_file import write_whole
+
 METADATA_FILE = "metadata.jsonl"
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
 
@@ -81,11 +83,7 @@ def write_metadata(path: str | PathLike[str], records: Iterable[Record]) -> None
         if record.caption is not None:
             fields["caption"] = record.caption
         lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
-    target = Path(path) / METADATA_FILE
-    # A reader sees the old file or the new one, never half of it.
-    partial = target.with_suffix(".partial")
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(target)
+    write_whole(Path(path) / METADATA_FILE, lambda file: file.write("".join(lines).encode()))
 
 
 def _from_metadata(root: Path, metadata: Path) -> list[Record]:

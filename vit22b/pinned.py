@@ -89,7 +89,7 @@ class PinnedModel:
     async def _parts(
         self, answers: AsyncGenerator[tuple[Batch, dict[str, Array]], None], outputs: Sequence[str]
     ) -> AsyncGenerator[Part, None]:
-        bad = f"no whole JPEG, PNG, WebP, GIF or BMP of at most {self._manifest.preprocess.max_pixels} pixels"
+        bad = self._manifest.preprocess.refusal
         async with contextlib.aclosing(answers):
             async for batch, answered in answers:
                 failures = dict(batch.unreadable)

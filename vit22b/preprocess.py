@@ -68,6 +68,11 @@ class Preprocess:
         require(min(self.std) > 0, f"std is {self.std}; expected numbers above 0, as parts of the full value 1")
 
     @property
+    def refusal(self) -> str:
+        """What is said of bytes that cannot be decoded."""
+        return f"no whole JPEG, PNG, WebP, GIF or BMP of at most {self.max_pixels} pixels"
+
+    @property
     def shorter_side(self) -> int:
         """What the shorter side of an image is resized to before the centre is cut out, in pixels."""
         return round(self.resolution / self.crop_fraction)

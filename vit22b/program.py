@@ -6,6 +6,7 @@ interrupted; 141 nobody reads stdout any more.
 """
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -53,6 +54,9 @@ def run(
         use_underscores=True,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be text that stdout can hold; what is done already must not fail for it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = command_line(return_unknown_args=True) if rest else (command_line(),)
     told: tuple[type[Exception], ...] = (OSError, *failures)
     try:

@@ -11,6 +11,8 @@ import grpc
 
 from vit22b import errors
 
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # of a server that is not there, or ends
+
 _EARNED = 0.1  # of a retry, by every answer: so a server that answers little is asked again little
 
 
@@ -56,8 +58,7 @@ class Retry:
             answered: whether the server has ever answered.
         """
         attempts = self.attempts if answered else self.first_attempts or self.attempts
-        away = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        if not (away or errors.is_overload(code, details)) or attempt >= attempts:
+        if not (code in AWAY or errors.is_overload(code, details)) or attempt >= attempts:
             return None
         return random.uniform(0, min(self.longest_pause, self.first_pause * 2 ** (attempt - 1)))
 

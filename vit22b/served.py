@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 Images = Iterable[Image] | AsyncIterable[Image]
 
 _FRESH = 10.0  # seconds that what a model has said of itself holds
+_EMBED_AGAIN = "embed the classes again with the model of today"  # the remedy
 _RESTARTS = 5  # in a row without an answer: a model that is replaced faster than it answers
 
 
@@ -118,6 +119,8 @@ class ServedModel:
     ) -> Classification:
         """See Client.classify."""
         again = self._again(images)
+        if isinstance(classes, ClassVectors):
+            await self._check_space(classes)
         for left in reversed(range(_RESTARTS)):
             given = isinstance(classes, ClassVectors)
             bank = classes if isinstance(classes, ClassVectors) else await self.embed_classes(classes, templates)
@@ -125,12 +128,18 @@ class ServedModel:
             if found.space_id == bank.space_id:
                 return Classification(found.vectors @ bank.vectors.T, bank.classes, found)
             if given or again is None or not left:
-                raise self._mixed(bank.space_id, found.space_id, "embed the classes again with the model of today")
+                raise self._mixed(bank.space_id, found.space_id, _EMBED_AGAIN)
         raise AssertionError("unreachable")
 
     async def predict(self, name: str, inputs: Inputs) -> dict[str, Array]:
         """See Client.predict."""
         return await self._pinned(lambda model: model.rows(name, inputs))
+
+    async def _check_space(self, bank: ClassVectors) -> None:
+        """Raises SpaceError, before an image is sent, for classes of another space than the model's."""
+        model = await self._pin()
+        if model.pin.space_id != bank.space_id and await self._is_still(model, ask=True):
+            raise self._mixed(bank.space_id, model.pin.space_id, _EMBED_AGAIN)
 
     async def _pin(self) -> PinnedModel:
         if self._model is not None and not await self._is_still(self._model):
@@ -145,13 +154,14 @@ class ServedModel:
         encodings.check(form.dimensions, form.encoding, model.pin.width)
         return model
 
-    async def _is_still(self, model: PinnedModel) -> bool:
+    async def _is_still(self, model: PinnedModel, *, ask: bool = False) -> bool:
         """Whether the pinned version is what answers by its number: a server that was away may have another model.
 
-        It is asked where a request has failed since, and now and then, since an idle client sees no failure.
+        It is asked where a request has failed since, and now and then, since an idle client sees no failure; and
+        where the caller wants it to be.
         """
         absences, now = self._transport.absences, time.monotonic()
-        if model.absences == absences and now - model.confirmed < _FRESH:
+        if not ask and model.absences == absences and now - model.confirmed < _FRESH:
             return True
         try:
             space_id = await space_of(self._transport, model.description.version)

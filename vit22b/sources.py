@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Image = Any  # bytes | str | PathLike[str] | BinaryIO | numpy uint8 array | PIL.Image.Image
 
-_WEB = ("http://", "https://")
+WEB = ("http://", "https://")
 # Modes that PNG keeps as they are; most others become RGB.
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
 _NO_SCALE = frozenset({"F", "I;16B", "I;16L"})  # Pillow would clip them at 255
@@ -60,7 +60,7 @@ class NamedImage:
             return _png_of_array(source)
         if isinstance(source, str | PathLike):
             text = fspath(source)
-            return _of_web(text) if text.startswith(_WEB) else Path(text).read_bytes()
+            return _of_web(text) if text.startswith(WEB) else Path(text).read_bytes()
         return _png(source)
 
 
@@ -74,7 +74,7 @@ def named(index: int, image: Any, *, allow_urls: bool) -> NamedImage:
     name = f"image {index}"
     if isinstance(image, str | PathLike):
         name = fspath(image)
-        if name.startswith(_WEB) and not allow_urls:
+        if name.startswith(WEB) and not allow_urls:
             raise ValueError(f"image {index} is the address {name}; say allow_urls=True to have the client fetch it")
     elif isinstance(image, bytearray | memoryview):
         image = bytes(image)

@@ -14,7 +14,7 @@ import grpc
 
 from vit22b import errors, wire_pb2
 from vit22b.channel import Addresses, ChannelOptions, open_channel
-from vit22b.retry import Budget, Retry
+from vit22b.retry import AWAY, Budget, Retry
 from vit22b.waits import Waits
 
 # A message of wire_pb2; generated code has no types.
@@ -24,10 +24,11 @@ Answer = TypeVar("Answer")
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
+TIMEOUT = 60.0  # seconds, of a client that is told no other
+
 _LONGEST = 365 * 24 * 3600.0  # seconds; gRPC takes much longer ones for none at all
 _HEDGES = 3
 _ROUNDS = 4  # past all servers: other requests take turns too, and the same server may come again
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class CallOptions:
         api_key: that the server asks for; anybody on the way reads it unless the connection has TLS.
     """
 
-    timeout: float = 60.0
+    timeout: float = TIMEOUT
     retry: Retry = dataclasses.field(default_factory=Retry)
     hedge_after: float | None = None
     api_key: str | None = dataclasses.field(default=None, repr=False)
@@ -68,7 +69,8 @@ class Transport:
 
     Attributes:
         answered: whether any server has ever answered.
-        absences: how often one was away. Who is back may serve another model by the same name and version.
+        absences: how often one was away, or did not answer in time. Who is back may serve another model by the same
+            name and version.
         several: whether requests may go to several servers.
     """
 
@@ -216,6 +218,7 @@ class Call(Generic[Answer]):
             for call in [call for call, done in self._sent.items() if done.done()]:
                 if call.code() is grpc.StatusCode.OK or len(self._sent) == 1:
                     return call
+                self._note(call.code(), call.details() or "")
                 del self._sent[call]
 
     async def _pause(self, code: grpc.StatusCode, details: str) -> None:
@@ -228,6 +231,7 @@ class Call(Generic[Answer]):
         transport = self._transport
         transport.check_open()
         self._sent.clear()
+        away = self._note(code, details)
         pause = transport.options.retry.pause(self._rounds, code, details, answered=transport.answered)
         # Of several servers one may have the version that another has not yet, or no longer.
         servers = max(2, len(transport.addresses)) if transport.several else 0
@@ -238,9 +242,14 @@ class Call(Generic[Answer]):
             address, model = str(transport.addresses), transport.model
             raise errors.from_status(code, details, address=address, model=model, attempts=self._attempts)
         await transport.waits.sleep(pause or 0.0)
-        if code in _AWAY:
-            transport.absences += 1
+        if away:
             await transport.look_again()
+
+    def _note(self, code: grpc.StatusCode, details: str) -> bool:
+        """Counts an absence; whether it was one. A server with too much to do is not away."""
+        away = code in (*AWAY, grpc.StatusCode.DEADLINE_EXCEEDED) and not errors.is_overload(code, details)
+        self._transport.absences += away
+        return away
 
     def _begin(self) -> None:
         """Sends the request, for the first time or in a new round."""

@@ -22,7 +22,6 @@ import json
 import os
 import re
 import tarfile
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from webdataset.writer import TarWriter
 
 from train.sources.example import Classes, Example, matching_files, read_labels_files
 from vit22b.folder import IMAGE_SUFFIXES
+from vit22b.whole_file import write_whole
 
 _PARTS = ("image", "cls", "json", "txt")
 _IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
@@ -144,15 +144,8 @@ def _index(paths: Sequence[Path]) -> Index:
 
 def _store(index: Index, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Several hosts may build it at the same time: each writes its own, and the last rename stands. Not by tempfile,
-    # whose files nobody else can read.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as file:
-            np.savez(file, **index)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Several hosts may build it at the same time: each writes its own, and the last rename stands.
+    write_whole(path, lambda file: np.savez(file, **index))
 
 
 def _build(paths: Sequence[Path]) -> Index:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.arguments import write_whole
+from vit22b.whole_file import write_whole
 
 
 def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path: Path):
