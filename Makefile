@@ -162,4 +162,4 @@ proto: ## write the *_pb2.py of the .proto files; protoc must be no newer than t
 	$(PYTHON) -m venv $$scratch
 	$$scratch/bin/pip install --quiet grpcio-tools==1.76.0
 	$$scratch/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. vit22b/wire.proto serving/server_config.proto \
-	  clients/bulk_example.proto
+	  clients/bulk/example.proto

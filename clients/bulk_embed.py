@@ -10,7 +10,7 @@ command: what is done is not done again. Exits with 1 if an image was left out o
 arguments are wrong.
 """
 
-import clients.bulk_quiet  # noqa: F401, I001 (before Beam is imported)
+import clients.bulk.quiet  # noqa: F401, I001 (before Beam is imported)
 
 import dataclasses
 import json
@@ -20,12 +20,15 @@ from collections.abc import Sequence
 
 import rich.table
 
-from clients import bulk_manifest, bulk_pipeline, bulk_runner, bulk_storage
-from clients.bulk_items import Reading
-from clients.bulk_job import BulkError
-from clients.bulk_plan import Order, plan
-from clients.bulk_progress import watched
-from clients.bulk_shards import FAILURES, Target
+from clients.bulk import storage
+from clients.bulk.job import BulkError
+from clients.bulk.manifest import MANIFEST_FILE, read_manifest
+from clients.bulk.pipeline import build
+from clients.bulk.plan import Order, plan
+from clients.bulk.progress import watched
+from clients.bulk.reading import Reading
+from clients.bulk.runner import new_pipeline, run
+from clients.bulk.shards import FAILURES, Target
 from vit22b import program
 from vit22b.errors import VitError
 
@@ -79,7 +82,7 @@ def main(arguments: Arguments, beam_flags: Sequence[str] = ()) -> int:
         show(summary)
     if not summary.failures:
         return 0
-    folder = summary.manifest.removesuffix(bulk_manifest.MANIFEST_FILE) + FAILURES
+    folder = summary.manifest.removesuffix(MANIFEST_FILE) + FAILURES
     print(f"error: {summary.failures} images have no vector; {folder} says which and why", file=sys.stderr)
     return 1
 
@@ -97,15 +100,15 @@ def embed(arguments: Arguments, beam_flags: Sequence[str] = ()) -> Summary:
         ValueError: the arguments are wrong, or the output holds another job.
     """
     began = time.monotonic()
-    pipeline = bulk_runner.new_pipeline(beam_flags)
+    pipeline = new_pipeline(beam_flags)
     planned = plan(arguments.order)
     job, output = planned.job, planned.output
     target = Target(output, job.fingerprint, job.settings, arguments.reading)
-    bulk_pipeline.build(pipeline, job, target, planned.model)
+    build(pipeline, job, target, planned.model)
     with watched(target, job.shards) as before:
-        bulk_runner.run(pipeline)
-    bulk_storage.clear_partial(output)
-    manifest = bulk_manifest.read(output)
+        run(pipeline)
+    storage.clear_partial(output)
+    manifest = read_manifest(output)
     new = [shard for shard in manifest["shards"] if (shard["source"], shard["start"]) not in before]
     images = sum(shard["stop"] - shard["start"] for shard in new)
     seconds = time.monotonic() - began
@@ -119,7 +122,7 @@ def embed(arguments: Arguments, beam_flags: Sequence[str] = ()) -> Summary:
         images_per_second=images / seconds,
         space_id=manifest["space_id"],
         version=manifest["version"],
-        manifest=f"{output}/{bulk_manifest.MANIFEST_FILE}",
+        manifest=f"{output}/{MANIFEST_FILE}",
     )
 
 

@@ -1,16 +1,28 @@
+import gzip
 import hashlib
+import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clients import bulk_embed
-from clients.bulk_job import BulkError
+from clients.arguments import Server
+from clients.bulk.columns import choose_columns
+from clients.bulk.inputs import find_files, sources
+from clients.bulk.job import BulkError, Settings, blocks
+from clients.bulk.models import ServedVersion
+from clients.bulk.reading import Reading
+from clients.bulk.shards import Target, complete
 from tests import bulk_inputs
 from tests.standin import StandIn
 from tests.waiting import until
@@ -21,6 +33,13 @@ from vit22b.tensors import from_wire
 
 ROOT = Path(__file__).parents[1]
 ROWS = 5
+EMPTY: dict[str, Callable[[Path], object]] = {
+    "empty.tar": lambda path: tarfile.open(path, "w").close(),
+    "empty.tgz": lambda path: tarfile.open(path, "w:gz").close(),
+    "empty.tfrecord": Path.touch,
+    "empty.tfrecord.gz": lambda path: path.write_bytes(gzip.compress(b"")),
+    "empty.parquet": lambda path: pq.write_table(pa.table({"uri": pa.array([], "string")}), path),
+}
 
 
 @pytest.fixture
@@ -141,6 +160,60 @@ def test_a_killed_run_goes_on_where_it_was(standin: StandIn, tmp_path: Path, cal
     assert len(sent) >= 35 - 5 * len(done)
     assert not kept & set(sent)
     assert bulk_inputs.written(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("shards", ["parquet", "npy"])
+def test_an_input_that_is_empty_has_an_empty_shard(
+    name: str, shards: str, standin: StandIn, tmp_path: Path, call: Callable[..., int]
+):
+    EMPTY[name](tmp_path / name)
+    kind, files = find_files([str(tmp_path / name)], None)
+    columns = choose_columns(kind, [str(tmp_path / name)], None, None)
+    settings = Settings("vit22b", 1, "space-one", 8, "float32", shards, ROWS, kind, *columns)
+    target = Target(str(tmp_path / "alone"), "0" * 12, settings, Reading())
+    (block,) = blocks(*sources(files, kind), ROWS)
+    model = ServedVersion(Server(standin.address), settings)
+    first = list(itertools.islice(complete(target, block, model), 2))
+    assert first == list(itertools.islice(complete(target, block, model), 2))
+    assert [(receipt.start, receipt.stop, receipt.last) for receipt in first] == [(0, 0, True)]
+    model.close()
+
+    assert call("--input", tmp_path / name, f"--format={shards}") == 0
+    before = bulk_inputs.written(tmp_path / "out")
+    assert call("--input", tmp_path / name, f"--format={shards}") == 0
+    assert bulk_inputs.written(tmp_path / "out") == before
+    assert bulk_inputs.vectors(tmp_path / "out", f".{shards}")[1].shape == (0, 8)
+
+
+def test_an_empty_file_among_others_costs_them_nothing(tmp_path: Path, call: Callable[..., int]):
+    given = bulk_inputs.images(12)
+    bulk_inputs.tars(tmp_path, given)
+    tarfile.open(tmp_path / "1a.tar", "w").close()
+    assert call("--input", tmp_path / "*.tar") == 0
+    assert [Path(name).stem for name in bulk_inputs.vectors(tmp_path / "out")[0]] == [Path(name).stem for name in given]
+
+
+def test_a_name_that_is_no_text_is_escaped(tmp_path: Path, call: Callable[..., int]):
+    inputs = bulk_inputs.folder(tmp_path, bulk_inputs.images(2))
+    photos = tmp_path / "photos"
+    (photos / os.fsdecode(b"caf\xe9.png")).write_bytes((photos / "000.png").read_bytes())
+    (photos / os.fsdecode(b"d\xe9.png")).touch()
+    assert call("--input", *inputs) == 1
+    assert bulk_inputs.vectors(tmp_path / "out")[0] == ["000.png", "001.png", r"caf\udce9.png"]
+    (failure,) = bulk_inputs.failures(tmp_path / "out")
+    assert (failure["name"], failure["reason"]) == (r"d\udce9.png", "the file is empty")
+    before = bulk_inputs.written(tmp_path / "out")
+    assert call("--input", *inputs) == 1
+    assert bulk_inputs.written(tmp_path / "out") == before
+
+
+def test_a_tar_whose_name_is_no_text_is_read(tmp_path: Path, call: Callable[..., int]):
+    bulk_inputs.tars(tmp_path, bulk_inputs.images(2), files=1)
+    (tmp_path / "0.tar").rename(tmp_path / os.fsdecode(b"caf\xe9.tar"))
+    assert call("--input", tmp_path / "*.tar") == 0
+    names = bulk_inputs.vectors(tmp_path / "out")[0]
+    assert names == [rf"{tmp_path}/caf\udce9.tar/{number:03}" for number in range(2)]
 
 
 def test_an_interrupted_run_says_so_in_a_line(standin: StandIn, tmp_path: Path):

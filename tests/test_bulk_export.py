@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.bulk_job import BulkError, Settings
-from clients.bulk_models import LoadedModel
-from clients.bulk_versions import version_folder
+from clients.bulk.job import BulkError, Settings
+from clients.bulk.models import LoadedVersion
+from clients.bulk.versions import version_folder
 from tests import bulk_inputs
 from tests.artefacts import Served
 from vit22b.client import Client
@@ -54,7 +54,7 @@ def test_an_export_of_another_space_is_refused(repository: Path):
     folder, version = version_folder(str(repository / "digits"), None)
     settings = Settings("digits", version, "space-one", 8, "float32", "parquet", 9, "images", "uri", "name")
     with pytest.raises(BulkError, match="the job is of space-one; what is done stays"):
-        LoadedModel(folder, settings)
+        LoadedVersion(folder, settings)
 
 
 def test_the_versions_of_an_exported_model_are_found(repository: Path, tmp_path: Path):

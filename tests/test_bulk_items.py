@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from webdataset.writer import TarWriter
 
-from clients.bulk_items import Item, Reading, Span, read_items
-from clients.bulk_job import BulkError, Settings
-from clients.bulk_tfrecord import records
+from clients.bulk.items import Item, Span
+from clients.bulk.job import BulkError, Settings
+from clients.bulk.reading import Reading, read_items
+from clients.bulk.tfrecord import records
 from tests import bulk_inputs
 
 ALL: Span = (0, None)
@@ -63,6 +64,16 @@ def test_rows_without_an_image_say_so(tmp_path: Path):
     found = read(tmp_path / "table.parquet", "parquet", "image")
     assert [item.reason for item in found] == ["", *["the row has nothing in image"] * 2]
     assert found[0].name == f"{tmp_path}/table.parquet, row 0"
+
+
+def test_names_that_are_bytes_are_text_and_a_row_without_one_goes_by_its_place(tmp_path: Path):
+    names = pa.array(["größe".encode(), b"\xff", None, b""], pa.binary())
+    uris = [str(tmp_path / "a.png"), str(tmp_path / "b.png"), "", str(tmp_path / "c.png")]
+    pq.write_table(pa.table({"uri": uris, "id": names, "number": [7, None, None, 8]}), tmp_path / "table.parquet")
+    found = read(tmp_path / "table.parquet", "parquet", "uri", "id")
+    assert [item.name for item in found] == ["größe", r"\xff", f"{tmp_path}/table.parquet, row 2", uris[3]]
+    found = read(tmp_path / "table.parquet", "parquet", "uri", "number")
+    assert [item.name for item in found] == ["7", uris[1], f"{tmp_path}/table.parquet, row 2", "8"]
 
 
 def test_files_that_cannot_be_read_say_why(tmp_path: Path):
@@ -151,6 +162,13 @@ def test_the_rest_of_a_damaged_tar_is_left_out_and_named(harm: Callable, reason:
     assert rest.reason == f"the file is damaged, and what follows is left out: {reason}"
 
 
+def test_a_tar_without_an_end_block_or_anything_else_is_damaged(tmp_path: Path):
+    (tmp_path / "0.tar").touch()
+    (only,) = read(tmp_path / "0.tar", "webdataset")
+    assert (only.index, only.name) == (0, f"{tmp_path}/0.tar, from sample 0 on")
+    assert only.reason == "the file is damaged, and what follows is left out: empty file"
+
+
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
 def test_a_link_in_a_tar_costs_its_sample_alone(kind: bytes, tmp_path: Path):
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
@@ -164,6 +182,17 @@ def test_a_link_in_a_tar_costs_its_sample_alone(kind: bytes, tmp_path: Path):
     one, link, other = read(tmp_path / "0.tar", "webdataset")
     assert (one.image, other.image) == (b"one", b"one")
     assert link.reason == "its png is a link to another file; expected the image itself"
+
+
+def test_a_name_that_comes_twice_in_a_tar_costs_its_sample_alone(tmp_path: Path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a.png", "b.png", "b.png", "c.json", "c.png", "c.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            tar.addfile(member, io.BytesIO(b"one"))
+    one, twice, other = read(tmp_path / "0.tar", "webdataset")
+    assert (one.image, other.image) == (b"one", b"one")
+    assert twice.reason == "the sample has 2 images; expected one, it has png, png"
 
 
 def test_a_whole_sample_before_the_damage_is_given(tmp_path: Path):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from clients import bulk_job, bulk_manifest
-from clients.bulk_job import Block, BulkError, Job, Settings, Source, blocks
-from clients.bulk_shards import Receipt
+from clients.bulk.job import JOB_FILE, Block, BulkError, Job, Settings, Source, begin, begun, blocks
+from clients.bulk.manifest import MANIFEST_FILE, write_manifest
+from clients.bulk.shards import Receipt
 
 SETTINGS = Settings("vit22b", 1, "space-one", 8, "float32", "parquet", 5, "parquet", "uri", "")
 JOB = Job(SETTINGS, (Source(0, "/a.parquet", 10, 1.5, 12), Source(1, "/b.parquet", 20, 2.5, 0)))
@@ -45,23 +45,23 @@ def test_blocks_are_shards_where_the_rows_are_known():
 
 
 def test_a_job_that_was_begun_is_found_and_another_one_refused(tmp_path: Path):
-    assert bulk_job.find(str(tmp_path)) is None
-    bulk_job.begin(str(tmp_path), JOB)
-    bulk_job.begin(str(tmp_path), JOB)
-    assert bulk_job.find(str(tmp_path)) == JOB
+    assert begun(str(tmp_path)) is None
+    begin(str(tmp_path), JOB)
+    begin(str(tmp_path), JOB)
+    assert begun(str(tmp_path)) == JOB
     other = Job(dataclasses.replace(SETTINGS, version=2, space_id="space-two"), JOB.sources[:1])
     with pytest.raises(ValueError, match="its version is 1, this one's 2") as refused:
-        bulk_job.begin(str(tmp_path), other)
+        begin(str(tmp_path), other)
     assert "its space_id is space-one, this one's space-two" in str(refused.value)
     assert "its input is 2 files of 12 rows" in str(refused.value)
-    assert bulk_job.find(str(tmp_path)) == JOB
+    assert begun(str(tmp_path)) == JOB
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format_version": 2}', '{"format_version": 1, "settings": {}}'])
 def test_a_folder_with_something_else_is_refused(text: str, tmp_path: Path):
-    (tmp_path / bulk_job.JOB_FILE).write_text(text)
+    (tmp_path / JOB_FILE).write_text(text)
     with pytest.raises(ValueError, match=r"cannot be read as a bulk job: .*; give another --output"):
-        bulk_job.find(str(tmp_path))
+        begun(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def test_a_folder_with_something_else_is_refused(text: str, tmp_path: Path):
 )
 def test_a_missing_shard_means_no_manifest(job: Job, receipts: list[Receipt], tmp_path: Path):
     with pytest.raises(BulkError, match=r"end at item [0-9]+, before it does; run the command again"):
-        bulk_manifest.write(str(tmp_path), job, receipts)
+        write_manifest(str(tmp_path), job, receipts)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_manifest_does_not_depend_on_the_order_of_the_receipts(tmp_path: Path):
     receipts = [receipt(1, 0, 0), receipt(0, 10, 12), receipt(0, 0, 5), receipt(0, 5, 10)]
-    bulk_manifest.write(str(tmp_path / "one"), JOB, receipts)
-    bulk_manifest.write(str(tmp_path / "other"), JOB, receipts[::-1])
-    texts = [(tmp_path / folder / bulk_manifest.MANIFEST_FILE).read_text() for folder in ("one", "other")]
+    write_manifest(str(tmp_path / "one"), JOB, receipts)
+    write_manifest(str(tmp_path / "other"), JOB, receipts[::-1])
+    texts = [(tmp_path / folder / MANIFEST_FILE).read_text() for folder in ("one", "other")]
     assert texts[0] == texts[1]
     assert json.loads(texts[0])["rows"] == 12
     assert json.loads(texts[0])["fingerprint"] == JOB.fingerprint

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from apache_beam.io.filesystems import FileSystems
 
-from clients import bulk_storage
-from clients.bulk_shards import RECEIPTS, Target
+from clients.bulk import storage
+from clients.bulk.shards import RECEIPTS, Target
 from clients.terminal import progress
 
 _PAUSE = 0.5  # seconds between two looks
@@ -46,7 +46,7 @@ def watched(target: Target, total: int | None) -> Iterator[set[Place]]:
 def done(target: Target) -> set[Place]:
     """The shards that have a receipt."""
     pattern = FileSystems.join(target.output, RECEIPTS, f"{target.fingerprint}-*.json")
-    names = [file.path.rpartition("/")[2].removesuffix(".json") for file in bulk_storage.match(pattern)]
+    names = [file.path.rpartition("/")[2].removesuffix(".json") for file in storage.match(pattern)]
     return {(int(source), int(start)) for _, source, start in (name.split("-") for name in names)}
 
 

@@ -7,9 +7,9 @@ import dataclasses
 
 from apache_beam.io.filesystems import FileSystems
 
-from clients import bulk_storage
 from clients.arguments import Server
-from clients.bulk_job import BulkError, Settings
+from clients.bulk import storage
+from clients.bulk.job import BulkError, Settings
 from vit22b import signature
 from vit22b.errors import NotServedError
 from vit22b.signature import Manifest
@@ -67,14 +67,14 @@ def version_folder(folder: str, version: int | None) -> tuple[str, int]:
     Raises:
         ValueError: neither is there.
     """
-    folder = bulk_storage.absolute(folder)
+    folder = storage.absolute(folder)
     if FileSystems.exists(FileSystems.join(folder, *_MANIFEST)):
         found = FileSystems.split(folder)[1]
         number = int(found) if found.isdecimal() else 0
         if version not in (None, number):
             raise ValueError(f"{folder} is version {number}; expected {version}: give its folder, or the model's")
         return folder, number
-    manifests = bulk_storage.match(FileSystems.join(folder, "*", *_MANIFEST))
+    manifests = storage.match(FileSystems.join(folder, "*", *_MANIFEST))
     names = [file.path[len(folder) + 1 :].partition("/")[0] for file in manifests]
     versions = sorted(int(name) for name in names if name.isdecimal())
     if not versions or version not in (None, *versions):
@@ -89,10 +89,10 @@ def model_name(folder: str) -> str:
     return FileSystems.split(FileSystems.split(folder)[0])[1]
 
 
-def read_manifest(folder: str) -> Manifest:
+def exported_manifest(folder: str) -> Manifest:
     """What an exported version says of itself.
 
     Raises:
         OSError, ValueError: it does not.
     """
-    return Manifest.from_json(bulk_storage.read(FileSystems.join(folder, *_MANIFEST)))
+    return Manifest.from_json(storage.read(FileSystems.join(folder, *_MANIFEST)))

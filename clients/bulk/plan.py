@@ -8,9 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from clients import bulk_columns, bulk_job, bulk_listing, bulk_storage, bulk_versions
 from clients.arguments import Server
-from clients.bulk_job import Format, Job, Kind, Settings
+from clients.bulk import storage
+from clients.bulk.columns import choose_columns
+from clients.bulk.inputs import find_files, sources
+from clients.bulk.job import Format, Job, Kind, Settings, begin, begun
+from clients.bulk.listing import list_images
+from clients.bulk.versions import exported_manifest, model_name, served_version, version_folder
 from vit22b import encodings
 from vit22b.encodings import Encoding
 from vit22b.signature import Manifest
@@ -76,10 +80,10 @@ def plan(order: Order) -> Plan:
         raise ValueError(f"shard_rows is {order.shard_rows}; expected at least 1")
     if _PATTERN & set(order.output):
         raise ValueError(f"the output is {order.output}; expected a name without *, ? and [")
-    output = bulk_storage.absolute(order.output)
-    held = bulk_job.find(output)
-    kind, files = bulk_listing.find(order.input, order.kind)
-    column, key_column = bulk_columns.choose(kind, files[0].path, order.column, order.key_column)
+    output = storage.absolute(order.output)
+    held = begun(output)
+    kind, files = find_files(order.input, order.kind)
+    column, key_column = choose_columns(kind, [file.path for file in files], order.column, order.key_column)
     name, version, manifest, model = _model(order, held.settings if held else None)
     width = manifest.config.image.embedding
     encodings.check(order.dimensions, order.encoding, width)
@@ -96,13 +100,13 @@ def plan(order: Order) -> Plan:
         key_column=key_column,
     )
     if kind == "images":
-        listing = bulk_listing.list_images(files, order.input)
+        listing = list_images(files, order.input)
         job = Job(settings, (listing.source,))
-        bulk_job.begin(output, job)
+        begin(output, job)
         listing.write(output, order.shard_rows)
     else:
-        job = Job(settings, bulk_listing.sources(files, kind))
-        bulk_job.begin(output, job)
+        job = Job(settings, sources(files, kind))
+        begin(output, job)
     return Plan(job, output, model)
 
 
@@ -110,8 +114,8 @@ def _model(order: Order, held: Settings | None) -> tuple[str, int, Manifest, Ser
     """Name, version and manifest of the model, and where the workers find it."""
     server = order.server
     if order.model_dir is None:
-        version, manifest = bulk_versions.served_version(server, held)
+        version, manifest = served_version(server, held)
         return server.model, version, manifest, dataclasses.replace(server, version=version)
     asked = held.version if held and server.version is None else server.version
-    folder, version = bulk_versions.version_folder(order.model_dir, asked)
-    return bulk_versions.model_name(folder), version, bulk_versions.read_manifest(folder), folder
+    folder, version = version_folder(order.model_dir, asked)
+    return model_name(folder), version, exported_manifest(folder), folder

@@ -16,7 +16,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProv
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineState
 
-from clients.bulk_job import BulkError
+from clients.bulk.job import BulkError
 
 
 def new_pipeline(flags: Sequence[str]) -> Pipeline:

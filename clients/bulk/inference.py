@@ -9,13 +9,13 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from clients.bulk_job import Block
-from clients.bulk_models import LoadedModel
-from clients.bulk_pipeline import receipts_of, told
-from clients.bulk_shards import Receipt, Target
+from clients.bulk.job import Block
+from clients.bulk.models import LoadedVersion
+from clients.bulk.pipeline import as_bulk_errors, receipts_of
+from clients.bulk.shards import Receipt, Target
 
 
-class ExportHandler(ModelHandler[Block, Receipt, LoadedModel]):
+class ExportHandler(ModelHandler[Block, Receipt, LoadedVersion]):
     """An export as a model of RunInference, whose examples are blocks.
 
     A block and not an image is the example, since a shard is to be whole: its images come in order, in batches that do
@@ -26,13 +26,13 @@ class ExportHandler(ModelHandler[Block, Receipt, LoadedModel]):
         super().__init__(min_batch_size=1, max_batch_size=1)
         self._target, self._folder = target, folder
 
-    def load_model(self) -> LoadedModel:
+    def load_model(self) -> LoadedVersion:
         """Loads the export."""
-        with told(self._folder):
-            return LoadedModel(self._folder, self._target.settings)
+        with as_bulk_errors(self._folder):
+            return LoadedVersion(self._folder, self._target.settings)
 
     def run_inference(
-        self, batch: Sequence[Block], model: LoadedModel, inference_args: dict[str, Any] | None = None
+        self, batch: Sequence[Block], model: LoadedVersion, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Receipt]:
         """Completes blocks; as many receipts as they have shards."""
         del inference_args

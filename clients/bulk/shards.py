@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from clients import bulk_storage, vector_files
-from clients.bulk_items import Item, Reading, read_items
-from clients.bulk_job import Block, BulkError, Settings
+from clients import vector_files
+from clients.bulk import storage
+from clients.bulk.items import Item
+from clients.bulk.job import Block, BulkError, Settings
+from clients.bulk.reading import Reading, read_items
 from clients.origin import Origin
 from vit22b.embeddings import Embeddings
 from vit22b.fields import from_fields
@@ -105,15 +107,15 @@ def complete(target: Target, block: Block, model: Model) -> Iterator[Receipt]:
             return
     path = block.source.location(target.output)
     items = read_items(path, (start, block.stop), target.settings, target.reading)
-    ahead = next(items, None)
+    ahead = list(itertools.islice(items, 1))
+    last = False
     # A source without items has one shard, which is empty.
-    while ahead is not None or start == block.start:
-        first = [] if ahead is None else [ahead]
-        shard = _Shard(itertools.chain(first, itertools.islice(items, target.settings.shard_rows - len(first))))
+    while not last:
+        shard = _Shard(itertools.chain(ahead, itertools.islice(items, target.settings.shard_rows - len(ahead))))
         vectors = shard.embed(model, target.origin)
-        ahead = next(items, None)
-        stop = start + shard.count
-        yield _write(target, shard, vectors, (block.source.number, start, stop), last=ahead is None)
+        ahead = list(itertools.islice(items, 1))
+        last, stop = not ahead, start + shard.count
+        yield _write(target, shard, vectors, (block.source.number, start, stop), last=last)
         start = stop
 
 
@@ -153,11 +155,11 @@ class _Shard:
 def _done(target: Target, block: Block) -> Iterator[Receipt]:
     """The receipts of a block that are there, from its first shard on without a gap."""
     start = block.start
-    while block.stop is None or start < block.stop:
+    while True:
         path = FileSystems.join(target.output, *target.receipt_file(block.source.number, start).split("/"))
         if not FileSystems.exists(path):
             return
-        receipt = Receipt.from_json(bulk_storage.read(path))
+        receipt = Receipt.from_json(storage.read(path))
         yield receipt
         if receipt.last:
             return
@@ -173,10 +175,10 @@ def _write(
     if shard.failed:
         contents[f"{FAILURES}/{name}.parquet"] = _failure_table(shard.failed)
     for file, content in contents.items():
-        bulk_storage.write_whole(target.output, file, content)
+        storage.write_whole(target.output, file, content)
     sums = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
     receipt = Receipt(source, start, stop, len(vectors), len(shard.failed), last, sums)
-    bulk_storage.write_whole(target.output, target.receipt_file(source, start), receipt.to_json().encode())
+    storage.write_whole(target.output, target.receipt_file(source, start), receipt.to_json().encode())
     return receipt
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from clients import bulk_storage
-from clients.bulk_job import FORMAT_VERSION, BulkError, Job, Source
-from clients.bulk_shards import Receipt
+from clients.bulk import storage
+from clients.bulk.job import FORMAT_VERSION, BulkError, Job, Source
+from clients.bulk.shards import Receipt
 
 MANIFEST_FILE = "manifest.json"
 
 
-def write(output: str, job: Job, receipts: Iterable[Receipt]) -> None:
+def write_manifest(output: str, job: Job, receipts: Iterable[Receipt]) -> None:
     """Writes the manifest of a job.
 
     Raises:
@@ -42,12 +42,12 @@ def write(output: str, job: Job, receipts: Iterable[Receipt]) -> None:
         "shards": [_shard(receipt) for receipt in shards],
     }
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
-    bulk_storage.write_whole(output, MANIFEST_FILE, text.encode())
+    storage.write_whole(output, MANIFEST_FILE, text.encode())
 
 
-def read(output: str) -> dict[str, Any]:
+def read_manifest(output: str) -> dict[str, Any]:
     """The manifest of the job in a folder; OSError while it is not done."""
-    manifest: dict[str, Any] = json.loads(bulk_storage.read(FileSystems.join(output, MANIFEST_FILE)))
+    manifest: dict[str, Any] = json.loads(storage.read(FileSystems.join(output, MANIFEST_FILE)))
     return manifest
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
-from clients import bulk_job, bulk_manifest
 from clients.arguments import Server
-from clients.bulk_job import Block, BulkError, Job
-from clients.bulk_models import ServedModel
-from clients.bulk_shards import Model, Receipt, Target, complete
+from clients.bulk.job import Block, BulkError, Job, blocks
+from clients.bulk.manifest import write_manifest
+from clients.bulk.models import ServedVersion
+from clients.bulk.shards import Model, Receipt, Target, complete
 from vit22b.errors import VitError
 
 
@@ -26,19 +26,19 @@ def build(pipeline: beam.Pipeline, job: Job, target: Target, model: Server | str
         target: of the job.
         model: the server that serves it, or the folder of the version that workers load.
     """
-    blocks = (
+    places = (
         pipeline
         | "Sources" >> beam.Create(job.sources)
-        | "Blocks" >> beam.FlatMap(bulk_job.blocks, job.settings.shard_rows)
+        | "Blocks" >> beam.FlatMap(blocks, job.settings.shard_rows)
         # Otherwise a runner may fuse the steps, and one worker gets all the blocks of a source.
         | "Spread" >> beam.Reshuffle()
     )
     if isinstance(model, Server):
-        receipts = blocks | "Embed" >> beam.ParDo(EmbedServed(target, model))
+        receipts = places | "Embed" >> beam.ParDo(EmbedServed(target, model))
     else:
-        from clients.bulk_inference import by_inference  # it logs on import, and a served model does without
+        from clients.bulk.inference import by_inference  # it logs on import, and a served model does without
 
-        receipts = by_inference(blocks, target, model)
+        receipts = by_inference(places, target, model)
     _ = receipts | "Receipts" >> beam.combiners.ToList() | "Manifest" >> beam.ParDo(WriteManifest(target.output, job))
 
 
@@ -47,12 +47,12 @@ class EmbedServed(beam.DoFn):
 
     def __init__(self, target: Target, server: Server) -> None:
         self._target, self._server = target, server
-        self._model: ServedModel | None = None
+        self._model: ServedVersion | None = None
 
     def setup(self) -> None:
         """Connects."""
-        with told(self._server.address):
-            self._model = ServedModel(self._server, self._target.settings)
+        with as_bulk_errors(self._server.address):
+            self._model = ServedVersion(self._server, self._target.settings)
 
     def process(self, element: Block) -> Iterator[Receipt]:
         """Completes a block."""
@@ -73,18 +73,18 @@ class WriteManifest(beam.DoFn):
 
     def process(self, element: list[Receipt]) -> None:
         """Writes it."""
-        with told(self._output):
-            bulk_manifest.write(self._output, self._job, element)
+        with as_bulk_errors(self._output):
+            write_manifest(self._output, self._job, element)
 
 
 def receipts_of(target: Target, block: Block, model: Model) -> Iterator[Receipt]:
-    """The receipts of a block; see bulk_shards.complete. Errors are BulkError."""
-    with told(block.source.path):
+    """The receipts of a block; see clients.bulk.shards.complete. Errors are BulkError."""
+    with as_bulk_errors(block.source.path):
         yield from complete(target, block, model)
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def as_bulk_errors(what: str) -> Iterator[None]:
     """Makes a BulkError, which outlives the way from a worker to the caller, of what the other sides do wrong."""
     try:
         yield

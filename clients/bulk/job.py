@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from apache_beam.io.filesystems import FileSystems
 
-from clients import bulk_storage
+from clients.bulk import storage
 from vit22b.encodings import Encoding
 from vit22b.fields import from_fields
 
@@ -40,7 +40,8 @@ class Settings:
         format: of the shards.
         shard_rows: inputs of a shard; the last one of a file may have fewer.
         kind: of the input.
-        column: the Parquet column, or the feature of a tf.train.Example, that has the image or its URI; "" for tars.
+        column: the Parquet column, or the feature of a tf.train.Example, that has the image or its URI; "" where
+            files have none.
         key_column: the one that names it, or "" where its place does.
     """
 
@@ -130,7 +131,7 @@ def blocks(source: Source, shard_rows: int) -> Iterator[Block]:
         yield Block(source, start, min(start + shard_rows, source.rows))
 
 
-def find(output: str) -> Job | None:
+def begun(output: str) -> Job | None:
     """The job that a folder holds, whether done or not; None for one without.
 
     Raises:
@@ -140,7 +141,7 @@ def find(output: str) -> Job | None:
     if not FileSystems.exists(path):
         return None
     try:
-        return Job.from_json(bulk_storage.read(path))
+        return Job.from_json(storage.read(path))
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a bulk job: {error}; give another --output") from error
 
@@ -152,9 +153,9 @@ def begin(output: str, job: Job) -> None:
         ValueError: the folder holds another job; the message names both.
         OSError: the folder cannot be written to.
     """
-    held = find(output)
+    held = begun(output)
     if held is None:
-        bulk_storage.write_whole(output, JOB_FILE, job.to_json().encode())
+        storage.write_whole(output, JOB_FILE, job.to_json().encode())
     elif held != job:
         raise ValueError(
             f"{output} holds another job, and a job's shards are never mixed: {_difference(held, job)}; "

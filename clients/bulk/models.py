@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from clients.arguments import Server
-from clients.bulk_job import BulkError, Settings
-from clients.bulk_versions import read_manifest, remedy
+from clients.bulk.job import BulkError, Settings
+from clients.bulk.versions import exported_manifest, remedy
 from vit22b import encodings, signature
 from vit22b.embeddings import Embeddings
 from vit22b.errors import Failure, NotServedError, SpaceError
 
 
-class ServedModel:
+class ServedVersion:
     """A version of a served model.
 
     Args:
@@ -40,7 +40,7 @@ class ServedModel:
         _check_space(found, settings, f"version {settings.version} at {server.address}")
 
     def embed(self, images: Iterator[bytes]) -> Iterator[Embeddings]:
-        """See bulk_shards.Model.
+        """See clients.bulk.shards.Model.
 
         Raises:
             BulkError: the version has gone.
@@ -59,7 +59,7 @@ class ServedModel:
         self._client.close()
 
 
-class LoadedModel:
+class LoadedVersion:
     """An export, run by TensorFlow in this process.
 
     Args:
@@ -72,7 +72,7 @@ class LoadedModel:
     """
 
     def __init__(self, folder: str, settings: Settings) -> None:
-        manifest = read_manifest(folder)
+        manifest = exported_manifest(folder)
         _check_space(manifest.space_id, settings, folder)
         if signature.EMBED_IMAGE_EACH not in manifest.signatures:
             raise ValueError(
@@ -82,12 +82,12 @@ class LoadedModel:
         import tensorflow as tf
 
         self._settings, self._sizes, self._constant = settings, manifest.batch_sizes, tf.constant
-        self._bad = f"no whole JPEG, PNG, WebP, GIF or BMP of at most {manifest.preprocess.max_pixels} pixels"
+        self._refusal = manifest.preprocess.refusal
         self._model = tf.saved_model.load(folder)
         self._run = self._model.signatures[signature.EMBED_IMAGE_EACH]
 
     def embed(self, images: Iterator[bytes]) -> Iterator[Embeddings]:
-        """See bulk_shards.Model."""
+        """See clients.bulk.shards.Model."""
         for start in itertools.count(step=self._sizes[-1]):
             batch = list(itertools.islice(images, self._sizes[-1]))
             if not batch:
@@ -110,7 +110,7 @@ class LoadedModel:
             indices=kept,
             space_id=settings.space_id,
             version=settings.version,
-            failures=tuple(Failure(index, f"image {index}", self._bad) for index in failed),
+            failures=tuple(Failure(index, f"image {index}", self._refusal) for index in failed),
             dimensions=settings.dimensions,
             encoding=settings.encoding,
         )

@@ -1,0 +1,1 @@
+"""What clients/bulk_embed.py is made of; docs/bulk.md has which module does what."""
