@@ -88,7 +88,7 @@ def find_images(paths: Sequence[Path]) -> list[Record]:
     found: list[Record] = []
     for path in paths:
         folder = path.is_dir() or not (path.exists() or path.suffix)
-        found.extend(read_folder(path).records if folder else [Record(path, str(path))])
+        found.extend(read_folder(path, mixed=True).records if folder else [Record(path, str(path))])
     return found
 
 

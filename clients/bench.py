@@ -1,6 +1,6 @@
 """Loads a served model, and says how long its answers took.
 
-    .venv/bin/python clients/bench.py --model mine --concurrency 8 --seconds 20
+    .venv/bin/python clients/bench.py --model mine --concurrency 4 --seconds 20
     .venv/bin/python clients/bench.py photos --model mine --rate 50 --seconds 60 --json > open.json
 
 At the client's end of the walk SavedModel -> server -> client. With --concurrency so many callers send a request each
@@ -185,12 +185,18 @@ def show(report: dict[str, Any]) -> None:
 
 
 def warn(report: dict[str, Any]) -> None:
-    """Says on stderr where the numbers are more the sender's than the server's."""
+    """Says on stderr where the numbers are more the sender's than the server's, and why requests were refused."""
     late = (report["sender_late_ms"] or {}).get("p99")
     if late is not None and late > _LATE_MS:
         print(
             f"warning: one request in a hundred was sent {late:.0f} ms late or more, which is in its latency; "
             "this machine cannot keep the rate",
+            file=sys.stderr,
+        )
+    if "RESOURCE_EXHAUSTED" in report["failures"]:
+        print(
+            "warning: the server took fewer requests at once than were sent (TensorFlow Serving's threads are four a "
+            "core, those of the embedded server --grpc_max_threads); take fewer callers or a lower rate",
             file=sys.stderr,
         )
 

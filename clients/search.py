@@ -147,8 +147,10 @@ def embed_texts(client: Client, index: VectorIndex, texts: Sequence[str]) -> lis
     """The texts' vectors, as the index has its own: a list of one, or empty without texts."""
     lines = [line.strip() for text in texts for line in (sys.stdin if text == str(STANDARD) else [text])]
     named = [line for line in lines if line]
-    if not named:
+    if not texts:
         return []
+    if not named:
+        raise ValueError("the text to look for is empty; say what is to be found")
     return [client.embed_texts(named, dimensions=index.origin.dimensions, encoding=index.origin.encoding)]
 
 

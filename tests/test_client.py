@@ -187,6 +187,20 @@ def test_an_answer_of_another_version_is_refused(standin: StandIn, client: Clien
         client.embed_images([picture("red")])
 
 
+def test_a_client_that_is_interrupted_is_not_closed_which_could_wait_for_ever(standin: StandIn):
+    with pytest.raises(RuntimeError), Client(standin.address) as client:  # noqa: PT012
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("interrupted; what was done is kept") from error
+    assert client.versions()
+    client.close()
+    with pytest.raises(RuntimeError), Client(standin.address) as client:
+        raise RuntimeError("another error")
+    with pytest.raises(ValueError, match="the client is closed"):
+        client.versions()
+
+
 def test_versions(standin: StandIn, client: Client):
     standin.swap(2, "space-two")
     new, old = client.versions()

@@ -91,6 +91,13 @@ def test_a_name_that_is_no_text_is_shown_all_the_same(standin: StandIn, photos: 
     assert "caf\\udce9.png" in found.stdout
 
 
+def test_images_beside_and_in_sub_folders_are_all_taken(call, photos: Path, capsys):
+    (photos / "more").mkdir()
+    (photos / "red.png").rename(photos / "more" / "red.png")
+    assert call(photos, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["vectors"]) == 3
+
+
 @pytest.mark.parametrize("on_error", ["skip", "raise"])
 def test_a_bad_image_is_named_and_ends_with_1(call, photos: Path, tmp_path: Path, capsys, on_error: str):
     (photos / "notes.png").write_text("no image")

@@ -128,6 +128,7 @@ def test_files_of_two_spaces_make_no_index(call, standin: StandIn, photos: Path,
     ("arguments", "code", "message"),
     [
         (["query", "INDEX"], 2, "nothing is looked for"),
+        (["query", "INDEX", "--text="], 2, "the text to look for is empty"),
         (["query", "INDEX", "--text=red", "--count=0"], 2, "count is 0"),
         (["query", "INDEX", "--text=-", "--image=-"], 2, "both --text and --image are to come from stdin"),
         (["query", "INDEX", "--image=gone.png"], 1, "gone.png (index 0): cannot be read"),

@@ -105,7 +105,7 @@ class Client(_Connected):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Ctrl-C may have come while gRPC held one of its locks, which closing would wait for, for ever.
-        if kind is None or not issubclass(kind, KeyboardInterrupt):
+        if not _is_interrupt(error):
             self.close()
 
     def close(self) -> None:
@@ -271,6 +271,13 @@ class Client(_Connected):
             VitError: no answer; RequestError where the model has no such signature or refuses a row.
         """
         return waits.run(self._served.predict(name, inputs))
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or what somebody made of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class AsyncClient(_Connected):

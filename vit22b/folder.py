@@ -46,13 +46,17 @@ class Folder:
     labels: tuple[str, ...]
 
 
-def read_folder(path: str | PathLike[str]) -> Folder:
+def read_folder(path: str | PathLike[str], *, mixed: bool = False) -> Folder:
     """Reads what a folder holds, without opening an image.
 
     There are three kinds of folder. One with a metadata.jsonl has one JSON object a line: `file_name`, a path below the
     folder, and optionally `labels`, a list of strings, and `caption`, a string; other fields are passed over. One
     without it has either a sub-folder for each class, named as the class, or images and nothing else. Hidden files and
     folders are passed over.
+
+    Args:
+        path: the folder.
+        mixed: whether images may lie beside sub-folders; then all that lie below are taken, without labels.
 
     Raises:
         ValueError: the folder is missing, has no image or mixes two kinds, or its metadata is broken (the message has
@@ -63,7 +67,8 @@ def read_folder(path: str | PathLike[str]) -> Folder:
         raise ValueError(f"{root} is {'a file' if root.exists() else 'missing'}; expected a folder of images")
     metadata = root / METADATA_FILE
     records = sorted(
-        _from_metadata(root, metadata) if metadata.is_file() else _from_tree(root), key=lambda record: record.name
+        _from_metadata(root, metadata) if metadata.is_file() else _from_tree(root, mixed),
+        key=lambda record: record.name,
     )
     if not records:
         raise ValueError(f"{root} holds no image; expected files named {', '.join(sorted(IMAGE_SUFFIXES))}")
@@ -122,7 +127,7 @@ def _from_line(root: Path, line: str) -> Record:
     return Record(root / relative, relative.as_posix(), tuple(labels), caption)
 
 
-def _from_tree(root: Path) -> list[Record]:
+def _from_tree(root: Path, mixed: bool) -> list[Record]:
     plain = [Record(file, file.name) for file in root.iterdir() if _is_image(file)]
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     inner = [folder.name for folder in folders if (folder / METADATA_FILE).is_file()]
@@ -135,6 +140,8 @@ def _from_tree(root: Path) -> list[Record]:
         for folder in folders
         for file in _images(folder)
     ]
+    if plain and classified and mixed:
+        return [dataclasses.replace(record, labels=()) for record in plain + classified]
     if plain and classified:
         raise ValueError(
             f"{root} holds {plain[0].name} beside the sub-folder {classified[0].labels[0]}; "

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from vit22b import errors, wire_pb2
+from vit22b import errors, interrupts, wire_pb2
 from vit22b.channel import Addresses, ChannelOptions, open_channel
 from vit22b.retry import AWAY, Budget, Retry
 from vit22b.waits import Waits
@@ -135,7 +135,8 @@ class Transport:
         path, serialise, parse = method
         stub = self._channel().unary_unary(path, request_serializer=serialise, response_deserializer=parse)
         self.check_open()
-        return stub.future(request, timeout=timeout, metadata=self.metadata)
+        with interrupts.held_back():
+            return stub.future(request, timeout=timeout, metadata=self.metadata)
 
     def check_open(self) -> None:
         """Raises ValueError if the client is closed."""
