@@ -80,6 +80,15 @@ def test_failures_are_counted_by_code_and_not_tried_again(call, standin: StandIn
     assert "failed: INVALID_ARGUMENT" in capsys.readouterr().out
 
 
+def test_who_sends_more_than_a_server_takes_is_told_why(call, standin: StandIn, capsys):
+    full = grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"
+    standin.refusals = [None, full]
+    assert call("--rate=20", "--arrivals=constant", "--warm_up=0", "--seconds=0.2") == 1
+    out, err = capsys.readouterr()
+    assert "1 failed: RESOURCE_EXHAUSTED" in out
+    assert "take fewer callers or a lower rate" in err
+
+
 class Stalls(StandIn):
     """Answers one request after the other, and the tenth late."""
 

@@ -13,9 +13,14 @@ def interrupt() -> None:
 
 def test_what_is_done_within_is_done_whole():
     done = []
-    with pytest.raises(KeyboardInterrupt), held_back():
-        interrupt()
-        done.append(1)
+
+    def work() -> None:
+        with held_back():
+            interrupt()
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(KeyboardInterrupt):

@@ -32,9 +32,8 @@ def find_files(patterns: Sequence[str], kind: Kind | None) -> tuple[Kind, list[F
         for part in expand_urls(pattern) if "{" in pattern else [pattern]:
             found = _matches(storage.absolute(part), kind)
             if not found:
-                raise ValueError(
-                    f"{part} names no {kind or 'image'} file; give files, a folder of images, or a pattern such as 'FOLDER/*.tar'"
-                )
+                expected = "files, a folder of images, or a pattern such as 'FOLDER/*.tar'"
+                raise ValueError(f"{part} names no {kind or 'image'} file; give {expected}")
             files.update((file.path, file) for file in found)
     if not files:
         raise ValueError("no input is given; name files or a folder by --input")
