@@ -1,6 +1,10 @@
 """What every test runs under: eight fake devices, shapes checked, ranks never promoted."""
 
 import os
+import signal
+
+# A job in a shell's background is born deaf to Ctrl-C, and so are its children; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX is imported: eight fake devices for the tests of meshes. NPROC keeps them from aborting at a rendezvous on
 # two cores.
