@@ -3,9 +3,6 @@
 import os
 import signal
 
-# A job in a shell's background is born deaf to Ctrl-C, and so are its children; some tests send it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Before JAX is imported: eight fake devices for the tests of meshes. NPROC keeps them from aborting at a rendezvous on
 # two cores.
 os.environ.setdefault("NPROC", "32")
@@ -29,5 +26,8 @@ with install_import_hook(
     ["vit22b.block", "vit22b.model", "vit22b.pooling", "vit22b.stack", "vit22b.text"], "beartype.beartype"
 ):
     import vit22b.model  # noqa: F401
+
+# A job in a shell's background is born deaf to Ctrl-C, and so are its children; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("tests.artefacts", "tests.clienthood")
