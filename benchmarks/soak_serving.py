@@ -12,7 +12,6 @@ import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
 import json
 import shutil
-import statistics
 import subprocess
 import threading
 import time
@@ -34,7 +33,7 @@ BATCH_SIZES = (4,)
 GROWTH = 0.05  # of the memory, that is allowed
 GROWTH_OF_POOLS = 0.25  # of the threads that TensorFlow and gRPC start by load: by chance a few more, a leak is more
 _SETTLING = 10  # looks at most, until connections and threads that have ended are gone
-_VERSIONS = 3  # one behind the other, whose memory is told together
+_VERSIONS = 3  # one behind the other, the least memory of which counts
 _EVERY = 10.0  # seconds between two lines
 _LARGE = 5000  # pixels a side of the images that are under way when SIGTERM comes
 _MIDDLING = 600  # pixels a side of images that hold a thread for a moment
@@ -166,17 +165,17 @@ class _Changes:
 
 
 def _usage(server: ServerProcess, crowd: Crowd, change: _Changes) -> Usage:
-    """What the server has while nobody asks, with versions that nobody has asked yet: the mean memory, the most else.
+    """What the server has while nobody asks, with versions that nobody has asked yet: the least memory, the most else.
 
     TensorFlow starts threads for the requests that a version has at once, and ends them with the version. The memory
-    goes up and down by up to 5% from one version to the next, with no growth in it.
+    is what is in use, and between it what the C library could not give back: by chance more or less with each version,
+    by up to 5%. A leak raises the least of several.
     """
     with crowd.gate.closed():
         found = [_settled(server, change) for _ in range(_VERSIONS)]
-    most = {
-        name: max(getattr(usage, name) for usage in found) for name in ("descriptors", "threads", "threads_of_pools")
-    }
-    return Usage(rss_bytes=round(statistics.mean(usage.rss_bytes for usage in found)), **most)
+    names = ("descriptors", "threads", "threads_of_pools")
+    most = {name: max(getattr(usage, name) for usage in found) for name in names}
+    return Usage(rss_bytes=min(usage.rss_bytes for usage in found), **most)
 
 
 def _settled(server: ServerProcess, change: _Changes) -> Usage:

@@ -6,10 +6,16 @@ TF_ONEDNN_USE_SYSTEM_ALLOCATOR.)
 """
 
 import ctypes
+import gc
 
 
 def give_back() -> bool:
-    """Returns the C library's free pages to the system; False where it is not glibc, which alone can be told to."""
+    """Returns what nobody uses any more to the system; False where the C library is not glibc, which can be told to.
+
+    A version's graph refers to itself: until Python's collector comes by, which may be several versions later, it
+    holds what TensorFlow keeps for it.
+    """
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:
         return False

@@ -1,6 +1,8 @@
 import ctypes
+import gc
 import platform
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,20 @@ def test_what_was_freed_goes_back_to_the_system():
     assert memory.give_back()
     assert before - resident() > size * count // 2
     libc.free(blocks[-1])
+
+
+def test_what_refers_to_itself_goes_too():
+    class Graph:
+        pass
+
+    graph = Graph()
+    graph.itself = graph
+    left = weakref.ref(graph)
+    gc.disable()
+    try:
+        del graph
+        assert left() is not None
+        memory.give_back()
+        assert left() is None
+    finally:
+        gc.enable()
