@@ -168,8 +168,8 @@ def _usage(server: ServerProcess, crowd: Crowd, change: _Changes) -> Usage:
     """What the server has while nobody asks, with versions that nobody has asked yet: the least memory, the most else.
 
     TensorFlow starts threads for the requests that a version has at once, and ends them with the version. The memory
-    is what is in use, and between it what the C library could not give back: by chance more or less with each version,
-    by up to 5%. A leak raises the least of several.
+    is what is in use, and between it what the C library could not give back: by chance more or less with each version.
+    A leak raises the least of several.
     """
     with crowd.gate.closed():
         found = [_settled(server, change) for _ in range(_VERSIONS)]

@@ -14,7 +14,7 @@ BAD = b"this is no image"
 
 
 def test_the_import_loads_neither_tensorflow_nor_jax():
-    heavy = "{'tensorflow', 'jax', 'flax', 'tensorflow_serving'} & set(sys.modules)"
+    heavy = "{'tensorflow', 'jax', 'flax', 'tensorflow_serving', 'tokenizers', 'http'} & set(sys.modules)"
     code = f"import sys, vit22b.client; print(sorted({heavy}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -255,6 +255,16 @@ def test_a_cache_that_cannot_be_written_is_a_warning(call, labelled: Path, tmp_p
     assert capsys.readouterr().err.startswith("warning: the classes' vectors cannot be kept: ")
 
 
+def test_the_version_is_the_one_that_answered_the_images(call, labelled: Path, cache: Path, capsys):
+    assert call(labelled, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["version"] == 1
+    assert len(list(cache.iterdir())) == 1
+    with serve(StandIn(version=2)) as later:  # of the same space: the classes come from the cache
+        assert call(labelled, "--json", address=later.address) == 0
+        assert later.asked(signature.EMBED_TEXT) == []
+    assert json.loads(capsys.readouterr().out)["version"] == 2
+
+
 def test_no_cache(call, standin: StandIn, labelled: Path, cache: Path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
