@@ -72,7 +72,7 @@ class Models:
 
         Args:
             lifecycle: loads and unloads.
-            stop: ends every thread and every wait; the lifecycle's too.
+            stop: ends every thread, sooner or later, and every wait; the lifecycle's too.
             options: how models are kept.
             metric_values: the counters that a reload may ask for by name; one that is unknown is 0.
         """
@@ -83,6 +83,7 @@ class Models:
         self._repository = Repository(lifecycle.want, options.poll_seconds, stop)
         self._one_at_a_time = threading.Lock()
         self._models: dict[str, ModelConfig] | None = None
+        self._threads: list[threading.Thread] = []
 
     def start(self, config: ModelServerConfig) -> None:
         """Starts with a first configuration, and returns when each of its models answers.
@@ -155,6 +156,17 @@ class Models:
 
         self._run(follow, "configuration")
 
+    def close(self) -> None:
+        """Sets the stop, and returns when nothing follows or loads any more; the versions that are loaded answer on.
+
+        Without it a process that ends as Python does may abort: the last to let go of a session closes it, in C++,
+        from where the interpreter cannot end a daemon thread.
+        """
+        self._stop.set()
+        self._repository.wake()
+        for thread in self._threads:
+            thread.join()
+
     def _configure_from(self, path: str) -> None:
         try:
             config = read_text_proto(path, ModelServerConfig())
@@ -167,7 +179,9 @@ class Models:
             logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error.message)
 
     def _run(self, target: Callable[[], None], name: str) -> None:
-        threading.Thread(target=target, name=name, daemon=True).start()
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     @contextlib.contextmanager
     def _alone(self, call: Call | None = None) -> Iterator[None]:

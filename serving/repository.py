@@ -101,7 +101,7 @@ class Repository:
         Args:
             want: called with a model's name and the versions to serve.
             interval: seconds between two looks; with 0 only `follow` makes it look.
-            stop: ends the watch.
+            stop: ends the watch, once it is woken.
         """
         self._want = want
         self._interval = interval
@@ -132,6 +132,8 @@ class Repository:
         """
         while not self._stop.is_set():
             self._look.wait(self._interval or None)
+            if self._stop.is_set():
+                return
             self._look.clear()
             with self._lock:
                 models = list(self._models.values())
@@ -140,6 +142,10 @@ class Repository:
                     self._look_at(model)
                 except Exception:  # the other models, and the next look, go on
                     logger.critical("A defect of the server; %s stays as it is", model.name, exc_info=True)
+
+    def wake(self) -> None:
+        """Has the watch look now, or end if the stop is set."""
+        self._look.set()
 
     def _look_at(self, model: ModelConfig) -> None:
         try:

@@ -1,8 +1,4 @@
-"""A life cycle's versions brought about step by step, and the threads of models ended, for the tests."""
-
-import threading
-
-_THREADS = ("manage", "configuration")
+"""A life cycle's versions brought about step by step, for the tests."""
 
 
 def aspire(lifecycle, name, versions):
@@ -10,12 +6,3 @@ def aspire(lifecycle, name, versions):
     lifecycle.want(name, versions)
     while lifecycle.step():
         pass
-
-
-def end(stop):
-    """Ends the threads of Models that change something; the models answer on."""
-    stop.set()
-    for thread in threading.enumerate():
-        if thread.name in _THREADS:
-            thread.join(timeout=60)
-            assert not thread.is_alive()

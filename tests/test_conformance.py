@@ -14,7 +14,6 @@ from serving.lifecycle import Lifecycle
 from serving.loading import Retries
 from serving.servable import Servable, ServableOptions
 from serving.text_protos import read_text_proto
-from tests.lifecycles import end
 
 CONFORMANCE = Path(__file__).parent / "conformance"
 CASES = [json.loads(line) for line in (CONFORMANCE / "cases.jsonl").read_text().splitlines()]
@@ -43,7 +42,7 @@ def server(tmp_path_factory):
         yield channel, f"127.0.0.1:{rest.port}"
     server.stop(None).wait()
     rest.stop(0)
-    end(stop)
+    served.close()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -20,7 +20,6 @@ from serving.desk import Desk
 from serving.lifecycle import Lifecycle
 from serving.loading import Retries
 from serving.servable import Servable, ServableOptions
-from tests.lifecycles import end
 from tests.small_models import half_plus, put
 from vit22b import wire_pb2
 from vit22b.tensors import from_wire
@@ -140,7 +139,7 @@ def served(tmp_path_factory):
     yield f"127.0.0.1:{port}", f"127.0.0.1:{rest.port}"
     grpc.stop(None).wait()
     rest.stop(0)
-    end(stop)
+    served.close()
 
 
 def test_every_request_is_answered_and_a_neighbour_is_as_before(served, corpus):

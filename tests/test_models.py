@@ -22,7 +22,6 @@ from serving.loading import Retries
 from serving.models import Models, ModelsOptions
 from serving.repository import Repository
 from serving.servable import Servable, ServableOptions
-from tests.lifecycles import end
 from tests.small_models import plus, put
 from tests.waiting import until
 
@@ -80,7 +79,7 @@ def serving(*models, **options):
         server.models.start(listing(*models))
         yield server
     finally:
-        end(server.stop)
+        server.models.close()
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +258,7 @@ def test_a_start_waits_for_a_base_path_and_fails_with_a_version(versions, tmp_pa
         put(plus(1) / "variables", tmp_path / "c", 1)
         with pytest.raises(tf.errors.UnknownError, match=r"^1 servable\(s\) did not become available: \{\{\{name: c"):
             starting.result(timeout=60)
-    end(server.stop)
+    server.models.close()
 
 
 def test_a_server_that_goes_down_does_not_wait_for_its_start(tmp_path, caplog):
@@ -267,17 +266,19 @@ def test_a_server_that_goes_down_does_not_wait_for_its_start(tmp_path, caplog):
     with futures.ThreadPoolExecutor(1) as pool:
         starting = pool.submit(server.models.start, listing(model("c", tmp_path / "c")))
         until(lambda: "Could not find base path" in caplog.text)
-        end(server.stop)
+        server.models.close()
         with pytest.raises(tf.errors.UnavailableError):
             starting.result(timeout=60)
 
 
 def test_a_file_system_that_is_looked_at_once_has_to_hold_a_version(tmp_path):
-    stop = threading.Event()
+    before, stop = threading.enumerate(), threading.Event()
     models = Models(Lifecycle(None, Retries(), stop), stop, ModelsOptions(poll_seconds=0))
     with pytest.raises(tf.errors.NotFoundError, match="No versions of servable c found"):
         models.start(listing(model("c", tmp_path)))
-    stop.set()
+    assert set(threading.enumerate()) > set(before)
+    models.close()
+    assert set(threading.enumerate()) <= set(before)
 
 
 def test_an_empty_configuration_serves_nothing_and_is_no_second_one(versions):
@@ -287,7 +288,7 @@ def test_an_empty_configuration_serves_nothing_and_is_no_second_one(versions):
     with pytest.raises(tf.errors.FailedPreconditionError, match="Cannot transition to requested config"):
         server.models.configure(ModelServerConfig())
     assert server.predict("b") == 3
-    end(server.stop)
+    server.models.close()
 
 
 def test_a_configuration_file_is_followed_and_a_broken_one_changes_nothing(versions, tmp_path, caplog):
@@ -337,3 +338,4 @@ def test_a_reload_waits_for_another_no_longer_than_its_caller_and_its_server(ver
                     ended.result(timeout=60)
         finally:
             go_on.set()
+    server.models.close()

@@ -24,7 +24,7 @@ from serving.lifecycle import Lifecycle
 from serving.monitoring import Monitoring
 from serving.operations import Operations
 from serving.ports import Ports
-from tests.lifecycles import aspire, end
+from tests.lifecycles import aspire
 from tests.recipes import CONFIG, ROOT, container, model_config, rendered, services
 from tests.small_models import plus, put
 from tests.standin import closed_address
@@ -74,7 +74,7 @@ class Server:
     def close(self):
         self._channel.close()
         self._ports.stop(0)
-        end(self._stop)
+        self._models.close()
         aspire(self._lifecycle, "digits", {})
 
     def end(self, call, _status, _seconds):
