@@ -72,7 +72,7 @@ class Models:
 
         Args:
             lifecycle: loads and unloads.
-            stop: ends every thread, sooner or later, and every wait; the lifecycle's too.
+            stop: ends every wait, the lifecycle's too, and the threads when they look next; `close` waits for them.
             options: how models are kept.
             metric_values: the counters that a reload may ask for by name; one that is unknown is 0.
         """
@@ -159,8 +159,8 @@ class Models:
     def close(self) -> None:
         """Sets the stop, and returns when nothing follows or loads any more; the versions that are loaded answer on.
 
-        Without it a process that ends as Python does may abort: the last to let go of a session closes it, in C++,
-        from where the interpreter cannot end a daemon thread.
+        For a process that ends as Python does (model_server.py leaves by os._exit): a daemon thread that is the last to
+        let go of a session closes it in C++, where the interpreter cannot end the thread, and the process aborts.
         """
         self._stop.set()
         self._repository.wake()

@@ -101,7 +101,7 @@ class Repository:
         Args:
             want: called with a model's name and the versions to serve.
             interval: seconds between two looks; with 0 only `follow` makes it look.
-            stop: ends the watch, once it is woken.
+            stop: ends the watch when it would look next; `wake` has it do so now.
         """
         self._want = want
         self._interval = interval

@@ -276,9 +276,10 @@ def test_a_file_system_that_is_looked_at_once_has_to_hold_a_version(tmp_path):
     models = Models(Lifecycle(None, Retries(), stop), stop, ModelsOptions(poll_seconds=0))
     with pytest.raises(tf.errors.NotFoundError, match="No versions of servable c found"):
         models.start(listing(model("c", tmp_path)))
-    assert set(threading.enumerate()) > set(before)
+    started = set(threading.enumerate()) - set(before)
+    assert {thread.name for thread in started} == {"manage", "watch"}
     models.close()
-    assert set(threading.enumerate()) <= set(before)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_an_empty_configuration_serves_nothing_and_is_no_second_one(versions):
