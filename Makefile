@@ -71,6 +71,14 @@ test: setup ## run the tests
 test-slow: setup ## run the tests that train or export in several processes for a minute each
 	$(BIN)/python -m pytest -m slow
 
+.venv/.eval: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group eval
+	touch $@
+
+.PHONY: test-eval
+test-eval: .venv/.eval ## run the tests that need the packages of the evaluation's sets
+	$(BIN)/python -m pytest -m eval
+
 .venv/.web: .venv/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group web
 	touch $@

@@ -1,0 +1,87 @@
+"""What a protocol gives: rows, each one number with all that is needed to read it, and plots.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. train/reports/ shows them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Better = Literal["more", "less", "neither"]
+PlotKind = Literal["curve", "reliability", "confusion", "overlays", "bars", "scatter"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One number.
+
+    Attributes:
+        protocol: id of the protocol, "linear-probe/1"; the number behind the slash changes with its definition.
+        data: the set, and where it is not its test part, a slash and the part: "emoji", "emoji/line_art".
+        metric: what was measured, "top1" for instance.
+        value: the number, a share of 1 where the metric is one.
+        better: whether more of it is better.
+        examples: how many it was measured on.
+        chance: the value of one who does not look at the image; None where there is no such thing.
+        interval: from, to: 95% of it; `interval_kind` says how it was made.
+        interval_kind: such as "Wilson" or "bootstrap over images"; None without an interval.
+        deviation: the standard deviation over `seeds` seeds; None for one seed.
+        seeds: how many seeds `value` is the mean of.
+        synthetic: whether the set's images were put together by a program.
+        settings: what else decides the number: shots, heads, alignment, what a sweep has chosen.
+        scores: one number for each example whose mean is `value`, in the order of the part, for paired comparisons;
+            None where the value is no such mean.
+    """
+
+    protocol: str
+    data: str
+    metric: str
+    value: float
+    better: Better
+    examples: int
+    chance: float | None = None
+    interval: tuple[float, float] | None = None
+    interval_kind: str | None = None
+    deviation: float | None = None
+    seeds: int = 1
+    synthetic: bool = False
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scores: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def beats_chance_by(self) -> float | None:
+        """How much better than chance the value is, in its own unit; negative where worse, None without a chance."""
+        if self.chance is None or self.better == "neither":
+            return None
+        return self.value - self.chance if self.better == "more" else self.chance - self.value
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """What a picture of the report is drawn of; plain values and arrays.
+
+    Attributes:
+        protocol, data: as of a row.
+        kind: decides what `values` holds:
+            curve: x [k] (with x_label), series {name: [k]}, deviations {name: [k]} or None, y_label, log_x: bool
+            reliability: bins [{low, high, confidence, accuracy, count}], ece
+            confusion: classes [k], counts [k][k], row true and column found
+            overlays: rows of pictures: [[uint8 array [h, w, 3], ...], ...], columns [titles]
+            bars: names [k], values [k], intervals [k][2] or None, label
+            scatter: x [k], y [k], names [k] or None, x_label, y_label, line (slope, intercept) or None
+        title: of the picture.
+        values: see kind.
+    """
+
+    protocol: str
+    data: str
+    kind: PlotKind
+    title: str
+    values: Mapping[str, Any]
+
+
+Outcome = Row | Plot
+
+
+class CannotRun(Exception):  # noqa: N818 (it is no error: the report says so and goes on)
+    """A protocol that this tower or this set has not what it needs for; the message says what and how to get it."""

@@ -1,0 +1,9 @@
+"""All protocols, in the order of the report.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. docs/evaluation.md has
+the same table for people; a test compares the two.
+"""
+
+from train.suite.protocol import Protocol
+
+PROTOCOLS: tuple[Protocol, ...] = ()
