@@ -1,6 +1,6 @@
 """What a protocol gives: rows, each one number with all that is needed to read it, and plots.
 
-Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. train/reports/ shows them.
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. train/reports shows it.
 """
 
 import dataclasses
