@@ -54,6 +54,8 @@ class Settings(Run):
     """Name of the size: mu, Ti, S, M, B, L, So400m, H, g, G, e, 22b."""
     resolution: int | None = None
     """Side of the images in pixels; the size's own (224, mu: 28) if not given."""
+    patch: int | None = None
+    """Side of the patches in pixels; the size's own (16, of mu 4, from So400m on 14) if not given."""
     pooling: Literal["map", "mean"] = "map"
     """map: the paper's attention pooling; mean: the mean of the tokens."""
     head_bias: float = model.HEAD_BIAS
@@ -189,8 +191,9 @@ def evaluators(settings: Settings, description: Description, score: Score, mesh:
 def describe(settings: Settings, labels: tuple[str, ...]) -> Description:
     """What the checkpoints will say of the model."""
     changes: dict[str, Any] = {"pooling": settings.pooling}
-    if settings.resolution is not None:
-        changes["resolution"] = settings.resolution
+    for name in ("resolution", "patch"):
+        if (value := getattr(settings, name)) is not None:
+            changes[name] = value
     image = vit(settings.size, **changes)
     return Description(
         config=ModelConfig(image, classes=len(labels)),

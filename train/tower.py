@@ -1,4 +1,4 @@
-"""What is judged: an image tower and its text tower, wherever they run: a checkpoint here, or a model that is served.
+"""What is judged: an an image tower and its text tower, wherever they run: in a checkpoint, or behind a server.
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client: both ends of it look the
 same here, so that the same protocols judge both, and their reports show whether anything was lost in between.
@@ -73,6 +73,10 @@ class Tower(Protocol):
         Raises:
             ValueError: the model has no head.
         """
+        ...
+
+    def pixel_logits(self, pixels: npt.NDArray[np.uint8]) -> Floats:
+        """float32 [n, Y] of decoded images, uint8 [n, R, R, 3]; raises as `logits`."""
         ...
 
     def texts(self, texts: Sequence[str]) -> Floats:

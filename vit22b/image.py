@@ -122,11 +122,13 @@ def preprocess_batch(image_bytes: tf.Tensor, preprocess: Preprocess) -> tf.Tenso
         return tf.identity(pixels)
 
 
-def image_batches(paths: Sequence[Path], preprocess: Preprocess, batch: int) -> Iterator[npt.NDArray[np.uint8]]:
+def image_batches(
+    images: Sequence[Path | bytes], preprocess: Preprocess, batch: int
+) -> Iterator[npt.NDArray[np.uint8]]:
     """The pixels of image files, in order, as a training pipeline reads them but without augmentation.
 
     Args:
-        paths: n files.
+        images: n paths, or the bytes of n files.
         preprocess: as for resize.
         batch: rows of an array; the last may have fewer.
 
@@ -136,25 +138,30 @@ def image_batches(paths: Sequence[Path], preprocess: Preprocess, batch: int) -> 
     Raises:
         ValueError: a file is reached that cannot be read or decoded; the message names it.
     """
-    files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
-    decoded = files.map(
-        lambda path: preprocess_bytes(tf.io.read_file(path), preprocess),
+    # Both in one data set, so that paths and bytes may stand side by side.
+    stored = [isinstance(image, Path) for image in images]
+    given = [str(image).encode() if isinstance(image, Path) else image for image in images]
+    decoded = tf.data.Dataset.from_tensor_slices((given, stored)).map(
+        lambda image, is_path: preprocess_bytes(
+            tf.cond(is_path, lambda: tf.io.read_file(image), lambda: image), preprocess
+        ),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
     try:
         yield from decoded.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
     except tf.errors.OpError as error:
-        raise ValueError(what_is_bad(paths, preprocess)) from error
+        raise ValueError(what_is_bad(images, preprocess)) from error
 
 
-def what_is_bad(paths: Sequence[Path], preprocess: Preprocess) -> str:
+def what_is_bad(images: Sequence[Path | bytes], preprocess: Preprocess) -> str:
     """The first of some files that cannot be read or decoded, and why; a pipeline's own error does not name it."""
-    for path in paths:
+    for index, image in enumerate(images):
         try:
-            preprocess_bytes(tf.io.read_file(str(path)), preprocess)
+            preprocess_bytes(tf.io.read_file(str(image)) if isinstance(image, Path) else image, preprocess)
         except tf.errors.OpError as error:
-            return f"{path} is not an image that can be used: {reason(error)}; mend it, or take it out of the folder"
+            name = image if isinstance(image, Path) else f"image {index}"
+            return f"{name} is not an image that can be used: {reason(error)}; mend it, or take it out of the folder"
     return "an image could not be read, and now all of them can; try again"
 
 

@@ -1,0 +1,133 @@
+"""A checkpoint as a tower that is judged: its towers and head, compiled here.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+from flax import nnx
+
+from train.tower import Floats, Image, TowerFeatures
+from vit22b.checkpoint import load
+from vit22b.description import find_step
+from vit22b.execution import Execution
+from vit22b.image import image_batches
+from vit22b.model import abstract, normalise
+from vit22b.tokenizer import Tokenizer
+from vit22b.tree import Params, leaves, whole
+
+BATCH = 64  # images at once: a batch of all tokens and some layers of a small tower still fits a processor's cache
+
+
+class CheckpointTower:
+    """A trained model, read from a checkpoint; see train.tower.Tower for what it answers."""
+
+    def __init__(self, path: Path, execution: Execution = Execution()) -> None:
+        """Reads the checkpoint: a work directory, its latest step then, or a step in it.
+
+        Raises:
+            ValueError: no checkpoint of ours; see vit22b.checkpoint.load.
+        """
+        workdir, step = find_step(path)
+        trained = load(path)
+        description = trained.description
+        self.source, self.checkpoint = f"checkpoint:{path}", workdir / "checkpoints" / str(step)
+        self.config, self.preprocess, self.labels = description.config, description.preprocess, description.labels
+        self.layers = tuple(range(self.config.image.depth))
+        self.space_id = trained.space_id
+        self.fingerprint: str | None = f"{self.space_id}-{_digest(trained.params.get('head', {}))}"
+        self._tokenizer = Tokenizer.from_json(description.tokenizer) if description.tokenizer else None
+        self._params, self._execution = trained.params, execution
+        self._graph, _ = abstract(self.config)
+        self._compiled: dict[tuple[str, ...], Callable[..., Any]] = {}
+
+    def features(self, images: Sequence[Image], *, tokens: bool = False, layers: Sequence[int] = ()) -> TowerFeatures:
+        """See Tower."""
+        outputs = ("pooled", *(("tokens",) if tokens else ()), *(f"tokens_{layer}" for layer in sorted(set(layers))))
+        found = self._run(images, outputs, tuple(sorted(set(layers))))
+        return TowerFeatures(found["pooled"], found.get("tokens"), {k: found[f"tokens_{k}"] for k in layers})
+
+    def embeddings(self, images: Sequence[Image]) -> Floats:
+        """See Tower."""
+        return self._run(images, ("embedding",))["embedding"]
+
+    def logits(self, images: Sequence[Image]) -> Floats:
+        """See Tower."""
+        if not self.config.classes:
+            raise ValueError(f"{self.source} has no head; train one with train/pretrain.py or train/finetune.py")
+        return self._run(images, ("logits",))["logits"]
+
+    def pixel_logits(self, pixels: np.ndarray) -> Floats:
+        """float32 [n, Y] of decoded images, uint8 [n, R, R, 3]."""
+        if not self.config.classes:
+            raise ValueError(f"{self.source} has no head; train one with train/pretrain.py or train/finetune.py")
+        return whole(self._function(("logits",), ())(self._params, pixels)["logits"])
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """See Tower."""
+        if self._tokenizer is None:
+            raise ValueError(f"{self.source} has no text tower; train one with train/lit.py")
+        ids = self._tokenizer.encode(texts)
+        rows = [
+            whole(self._embed_texts(self._params, _filled(ids[at : at + BATCH]))) for at in range(0, len(ids), BATCH)
+        ]
+        return np.concatenate(rows)[: len(ids)]
+
+    def close(self) -> None:
+        """See Tower."""
+        self._compiled.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(
+        self, images: Sequence[Image], outputs: tuple[str, ...], layers: tuple[int, ...] = ()
+    ) -> dict[str, Floats]:
+        """The outputs of all images; batches have one shape, so that one program answers them."""
+        if not len(images):
+            raise ValueError("there are no images; expected one or more")
+        function = self._function(outputs, layers)
+        parts: dict[str, list[Floats]] = {name: [] for name in outputs}
+        for pixels in image_batches(images, self.preprocess, BATCH):
+            found = function(self._params, _filled(pixels))
+            for name in outputs:
+                parts[name].append(whole(found[name])[: len(pixels)])
+        return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+    def _function(self, outputs: tuple[str, ...], layers: tuple[int, ...]) -> Callable[..., Mapping[str, jax.Array]]:
+        if outputs not in self._compiled:
+
+            @jax.jit
+            def answer(params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
+                images = normalise(pixels, self.preprocess, self._execution.dtype)
+                found = nnx.merge(self._graph, params).embed_image(images, layers, self._execution)
+                return {name: found[name] for name in outputs}
+
+            self._compiled[outputs] = answer
+        return self._compiled[outputs]
+
+    @functools.cached_property
+    def _embed_texts(self) -> Callable[[Params, np.ndarray], jax.Array]:
+        return jax.jit(lambda params, ids: nnx.merge(self._graph, params).embed_text(ids, self._execution)["embedding"])
+
+
+def _filled(rows: np.ndarray) -> np.ndarray:
+    """The rows, repeated up to a whole batch."""
+    return rows if len(rows) == BATCH else np.concatenate([rows, np.repeat(rows[:1], BATCH - len(rows), axis=0)])
+
+
+def _digest(head: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, leaf in sorted(leaves(head).items()):
+        digest.update(f"{name} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(whole(leaf)).tobytes())
+    return digest.hexdigest()[:16]
