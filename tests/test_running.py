@@ -1,0 +1,188 @@
+"""Protocols are run on the sets that are theirs, and what goes wrong with one hides no other."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.evaluation_sets.reading import EvaluationSet, Shift, read_set, write_set
+from train.kept import Kept
+from train.suite.context import Context, Effort
+from train.suite.outcome import CannotRun, Row
+from train.suite.protocol import Protocol
+from train.suite.running import chosen, find_sets, run, tasks
+from train.tower import TowerFeatures
+from vit22b.folder import Record, write_metadata
+
+
+@dataclasses.dataclass
+class Counted:
+    """A tower that counts what it is asked, and answers the first byte of a file."""
+
+    fingerprint: str | None = "counted"
+    asked: int = 0
+
+    def features(self, images, *, tokens=False, layers=()):
+        self.asked += 1
+        pooled = np.asarray([[image.read_bytes()[0]] for image in images], np.float32)
+        return TowerFeatures(
+            pooled, pooled[:, None] if tokens else None, {layer: pooled[:, None] + layer for layer in layers}
+        )
+
+
+def make_set(root, name, kind="classification", **fields):
+    part = root / name / "test"
+    part.mkdir(parents=True)
+    records = [Record(part / f"{i}.png", f"{i}.png", (f"class {i}",)) for i in range(2)]
+    for record in records:
+        Image.new("RGB", (4, 4)).save(record.path)
+    write_metadata(part, records)
+    described = EvaluationSet(root / name, name, kind, "made by a test", False, ("class 0", "class 1"), **fields)
+    write_set(described)
+    return described
+
+
+def protocol(runs, kind="classification", asks=lambda _: True):
+    return Protocol("one/1", "One", kind, "1", "one", runs, asks)
+
+
+def row(value, data="a"):
+    return Row("one/1", data, "top1", value, "more", 2)
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(Counted(), Effort(), tmp_path / "scratch", Kept(tmp_path / "kept"))
+
+
+def test_a_set_is_read_as_it_was_written(tmp_path):
+    written = make_set(tmp_path, "a", shifts=(Shift("test", "the same"),), legend={"class 0": (1, 2, 3)}, groups="tone")
+    assert read_set(tmp_path / "a") == written
+    part = written.part("test")
+    assert part.targets.tolist() == [0, 1]
+    assert [file.name for file in part.files] == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "sound"}, "kind is 'sound'; expected one of classification"),
+        ({"classes": []}, "`classes` is empty"),
+        ({"classes": ["a", "a"]}, "comes twice"),
+        ({"templates": ["no place"]}, "no template"),
+        ({"shifts": [{"folder": "x"}]}, "Shift has no field folder"),
+        ({"more": 1}, "no field more"),
+    ],
+)
+def test_a_broken_set_is_refused_by_name(tmp_path, change, message):
+    make_set(tmp_path, "a")
+    path = tmp_path / "a" / "set.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=f"set\\.json.*{re.escape(message)}"):
+        read_set(tmp_path / "a")
+
+
+def test_a_label_that_is_no_class_is_named_with_its_file(tmp_path):
+    described = dataclasses.replace(make_set(tmp_path, "a"), classes=("class 0",))
+    with pytest.raises(ValueError, match=r"1\.png has the labels \['class 1'\]; expected one of the 1 classes"):
+        _ = described.part("test").targets
+    with pytest.raises(ValueError, match=r"0\.png has no 'mask'"):
+        described.part("test").column("mask")
+
+
+def test_sets_are_found_below_a_folder_and_chosen_by_name(tmp_path):
+    for name in ("b", "a"):
+        make_set(tmp_path, name)
+    assert [each.name for each in find_sets(tmp_path)] == ["a", "b"]
+    assert [each.name for each in find_sets(tmp_path, ["b"])] == ["b"]
+    assert [each.name for each in find_sets(tmp_path / "a")] == ["a"]
+    with pytest.raises(ValueError, match="--sets emojis is not among a, b"):
+        find_sets(tmp_path, ["emojis"])
+    with pytest.raises(ValueError, match="is no folder"):
+        find_sets(tmp_path / "nowhere")
+    write_set(dataclasses.replace(read_set(tmp_path / "b"), name="a"))
+    with pytest.raises(ValueError, match="are both named 'a'"):
+        find_sets(tmp_path)
+
+
+def test_the_nearest_name_is_offered():
+    with pytest.raises(ValueError, match="Did you mean few-shot/1"):
+        chosen("--protocols", ["few-shots/1"], ["few-shot/1", "head/1"])
+
+
+def test_protocols_run_on_sets_of_their_kind_that_they_ask_for(tmp_path):
+    sets = [make_set(tmp_path, "a"), make_set(tmp_path, "b", kind="video")]
+    both = protocol(None), protocol(None, "video", asks=lambda described: described.groups is not None)
+    assert [str(task) for task in tasks(both, sets)] == ["one/1 on a"]
+
+
+def test_what_came_before_an_error_is_kept(context, tmp_path):
+    described = make_set(tmp_path, "a")
+
+    def runs(error):
+        def generator(_, __):
+            yield row(0.5)
+            raise error
+
+        return generator
+
+    (task,) = tasks([protocol(runs(CannotRun("no text tower")))], [described])
+    ran = run(context, task)
+    assert (ran.outcomes, ran.cannot, ran.failed) == ((row(0.5),), "no text tower", None)
+    (task,) = tasks([protocol(runs(ValueError("a bad mask")))], [described])
+    ran = run(context, task)
+    assert (ran.outcomes, ran.cannot, ran.failed) == ((row(0.5),), None, "a bad mask")
+
+
+def test_a_tower_is_asked_once_and_its_answers_are_kept_by_its_fingerprint(context, tmp_path):
+    files = make_set(tmp_path, "a").part("test").files
+    first = context.pooled(files)
+    assert context.pooled(files) is first
+    assert context.tower.asked == 1
+    again = Context(Counted(), Effort(), tmp_path, Kept(tmp_path / "kept"))
+    np.testing.assert_array_equal(again.pooled(files), first)
+    assert again.tower.asked == 0
+    files[0].write_bytes(b"\0another image")  # other bytes under the same name are another question
+    assert again.pooled(files)[0] == 0
+    assert Context(Counted(fingerprint="other"), Effort(), tmp_path, Kept(tmp_path / "kept")).pooled(files)[0] == 0
+
+
+def test_a_server_is_asked_anew_in_every_run(tmp_path):
+    files = make_set(tmp_path, "a").part("test").files
+    for _ in range(2):
+        context = Context(Counted(fingerprint=None), Effort(), tmp_path, Kept(tmp_path / "kept"))
+        context.pooled(files)
+        assert context.tower.asked == 1
+    assert not (tmp_path / "kept").exists()
+
+
+def test_layers_and_tokens_are_asked_in_one_pass(context, tmp_path):
+    files = make_set(tmp_path, "a").part("test").files
+    layers = context.layers(files, (0, 2))
+    assert context.tower.asked == 1
+    np.testing.assert_array_equal(layers[2], layers[0] + 2)
+    assert context.tokens(files).shape == (2, 1, 1)
+
+
+def test_a_damaged_kept_array_is_made_anew(tmp_path):
+    kept = Kept(tmp_path / "kept")
+    kept.array("key", lambda: np.arange(3))
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    assert kept.array("key", lambda: np.arange(4)).tolist() == [0, 1, 2, 3]
+    assert kept.array("key", lambda: np.arange(5)).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("field", "value"), [("seeds", 0), ("probe_epochs", 0), ("fine_tune_steps", -1)])
+def test_an_effort_that_cannot_be_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"--{field} is {value}"):
+        Effort(**{field: value})
+
+
+@pytest.mark.parametrize(("better", "expected"), [("more", 0.3), ("less", -0.3), ("neither", None)])
+def test_what_beats_chance_depends_on_the_metric(better, expected):
+    found = dataclasses.replace(row(0.8), better=better, chance=0.5).beats_chance_by
+    assert found == (None if expected is None else pytest.approx(expected))
