@@ -1,0 +1,82 @@
+"""What a report says of the model, the data and the surroundings, found out.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+
+from train.evaluation_sets.reading import SET_FILE, EvaluationSet
+from train.reports.document import ModelFacts, ProtocolFacts, SetFacts
+from train.suite.protocol import Protocol
+from train.tower import Tower
+from train.training_compute import training_flops
+from vit22b import model
+from vit22b.config import SIZES, ViTConfig
+from vit22b.description import find_step
+from vit22b.tree import parameter_count
+
+PACKAGES = ("fairlearn", "flax", "jax", "jaxlib", "numpy", "optax", "scikit-learn", "scipy", "tensorflow", "vit22b")
+# What of set.json is said about a set, and decides no number.
+_SAID = ("origin", "makers")
+
+
+def model_facts(tower: Tower, step: int | None = None) -> ModelFacts:
+    """What is known of the model behind a tower.
+
+    Args:
+        tower: that is judged.
+        step: of its training, where the tower is served; a checkpoint has its own.
+    """
+    image = tower.config.image
+    _, shapes = model.abstract(tower.config)
+    return ModelFacts(
+        source=tower.source,
+        space_id=tower.space_id,
+        size=size_name(image),
+        parameters=parameter_count(shapes),
+        image_parameters=parameter_count({"image": shapes["image"]}),
+        resolution=tower.preprocess.resolution,
+        patch=image.patch,
+        step=step if tower.checkpoint is None else find_step(tower.checkpoint)[1],
+        training_flops=None if tower.checkpoint is None else training_flops(tower.checkpoint),
+    )
+
+
+def size_name(image: ViTConfig) -> str:
+    """The name of the size that has a tower's width, depth, MLP and heads, or "custom"."""
+    found = [
+        name
+        for name, size in SIZES.items()
+        if (size.width, size.depth, size.mlp_dim, size.heads) == (image.width, image.depth, image.mlp_dim, image.heads)
+    ]
+    return found[0] if found else "custom"
+
+
+def set_facts(described: EvaluationSet) -> SetFacts:
+    """What a set is, with the digest of its contents."""
+    return SetFacts(described.name, described.kind, described.origin, described.synthetic, contents_digest(described))
+
+
+def contents_digest(described: EvaluationSet) -> str:
+    """16 hex digits of a SHA-256 over every file of a set by name, and over set.json but for what decides no number."""
+    values = json.loads((described.folder / SET_FILE).read_text(encoding="utf-8"))
+    decisive = {name: value for name, value in values.items() if name not in _SAID}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+    for path in sorted(described.folder.rglob("*")):
+        name = path.relative_to(described.folder).as_posix()
+        if path.is_file() and name != SET_FILE and not any(part.startswith(".") for part in name.split("/")):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def protocol_facts(protocol: Protocol) -> ProtocolFacts:
+    """What a protocol is, without what runs it."""
+    return ProtocolFacts(**{field.name: getattr(protocol, field.name) for field in dataclasses.fields(ProtocolFacts)})
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that decide the numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,73 @@
+"""The figures that the paper gives for its protocols, to stand beside ours.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. They are of ViT-22B
+(Dehghani et al. 2023), or of what was made with it, on the paper's data. Ours are of other sizes on other data: what
+can be compared is what is measured, and not how well a model does.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from train.suite.outcome import Row
+
+NOTE = (
+    "The paper's figures are of ViT-22B, trained on some four billion images and tested on the data named; sizes and "
+    "data differ from the ones here. They say what the protocol gives for the paper's model, and are no yardstick for "
+    "this one."
+)
+RECALLED = "recalled, not checked against the paper"
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperFigure:
+    """One figure of the paper's.
+
+    Attributes:
+        protocol: id of our protocol for the same measure; the figure is left out once a definition gets a new number.
+        metric: of our rows.
+        on: the paper's data and, where several were judged, the model.
+        value: in the unit of our metric.
+        checked: whether it was compared with a public source; otherwise it is recalled, and shown as such.
+        settings: of our row, that say which of several forms it is; every one must agree.
+    """
+
+    protocol: str
+    metric: str
+    on: str
+    value: float
+    checked: bool = True
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def belongs_to(self, row: Row) -> bool:
+        """Whether a row measures the same."""
+        agrees = all(row.settings.get(name) == value for name, value in self.settings.items())
+        return (self.protocol, self.metric) == (row.protocol, row.metric) and agrees
+
+
+PAPER_FIGURES = (
+    PaperFigure("linear-probe/1", "top1", "ImageNet", 0.895),
+    PaperFigure("linear-probe/1", "top1", "ImageNet ReaL", 0.909, checked=False),
+    PaperFigure("out-of-distribution/1", "top1", "ImageNet-V2, linear probe", 0.832, checked=False),
+    PaperFigure("out-of-distribution/1", "top1", "ImageNet-A, linear probe", 0.838, checked=False),
+    PaperFigure("out-of-distribution/1", "top1", "ImageNet-R, linear probe", 0.874, checked=False),
+    PaperFigure("zero-shot/1", "top1", "ImageNet", 0.859),
+    PaperFigure("zero-shot/1", "top1", "ImageNet-V2", 0.809),
+    PaperFigure("zero-shot/1", "top1", "ImageNet-R", 0.960),
+    PaperFigure("zero-shot/1", "top1", "ImageNet-A", 0.901),
+    PaperFigure("zero-shot/1", "top1", "ObjectNet", 0.876),
+    PaperFigure("distillation/1", "top1", "ImageNet, B/16", 0.886),
+    PaperFigure("distillation/1", "top1", "ImageNet, L/16", 0.896),
+    PaperFigure("segmentation/1", "miou", "ADE20k, frozen, linear", 0.346, False, {"head": "linear"}),
+    PaperFigure("segmentation/1", "miou", "ADE20k, frozen, decoder", 0.527, False, {"head": "decoder"}),
+    PaperFigure("segmentation-tuned/1", "miou", "ADE20k, fine-tuned", 0.553, checked=False),
+    PaperFigure("depth/1", "abs_rel", "frozen, DPT", 0.095, False, {"head": "dpt"}),
+    PaperFigure("depth/1", "abs_rel", "frozen, linear", 0.166, False, {"head": "linear"}),
+    PaperFigure("video/1", "top1", "Kinetics-400", 0.880),
+    PaperFigure("shape-bias/1", "shape_bias", "cue-conflict images (people: 96%)", 0.87),
+)
+
+
+def paper_figures(row: Row) -> tuple[PaperFigure, ...]:
+    """What the paper gives for the measure of a row."""
+    return tuple(figure for figure in PAPER_FIGURES if figure.belongs_to(row))

@@ -1,0 +1,91 @@
+"""The numbers of an evaluation, report.json, as those read them who did not make them.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client: train/reports writes the
+file, and an export writes its numbers into the model card. Standard library only.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vit22b.fields import from_fields
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportRow:
+    """One number; train/suite/outcome.py says what the fields are."""
+
+    protocol: str
+    data: str
+    metric: str
+    value: float
+    better: str
+    examples: int
+    chance: float | None = None
+    interval: tuple[float, float] | None = None
+    interval_kind: str | None = None
+    deviation: float | None = None
+    seeds: int = 1
+    synthetic: bool = False
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportRows:
+    """What a report says of which model.
+
+    Attributes:
+        source: the model, as the user of train/evaluate.py named it.
+        space_id: that names its embedding space.
+        date: of the report, as ISO writes it.
+        rows: its numbers.
+    """
+
+    source: str
+    space_id: str
+    date: str
+    rows: tuple[ReportRow, ...]
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The plain values of a report.json.
+
+    Raises:
+        ValueError: it is missing, or is no report of the format that is read here.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = values["format_version"]
+        known = isinstance(values["model"], dict) and isinstance(values["rows"], list)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; name a report.json that train/evaluate.py wrote") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no report ({error!r}); expected the report.json that train/evaluate.py writes"
+        ) from error
+    if found != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {found}, this vit22b reads {FORMAT_VERSION}; evaluate the model again"
+        )
+    if not known:
+        raise ValueError(f"{path} is damaged: its model is no object, or its rows are no list; evaluate again")
+    return dict(values)
+
+
+def read_rows(path: Path) -> ReportRows:
+    """Whose numbers a report.json holds, and the numbers.
+
+    Raises:
+        ValueError: see read_report; or a field is missing.
+    """
+    values = read_report(path)
+    try:
+        rows = tuple(from_fields(ReportRow, row, strict=False) for row in values["rows"])
+        model = values["model"]
+        return ReportRows(str(model["source"]), str(model["space_id"]), str(values["date"]), rows)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {error}; evaluate the model again") from error
