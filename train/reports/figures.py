@@ -10,7 +10,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -27,6 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Matplotlib knows no colour of the page's; this one stands for it, and is no other element's.
 _PAGE = "#010203"
 _MOST_NAMES = 24  # of classes on an axis: more would be illegible
+_LONGEST_NAME = 24
 
 
 def svg(plot: Plot) -> str:
@@ -135,7 +136,7 @@ def _reliability(axes: Axes, values: Mapping[str, Any]) -> None:
 
 
 def _confusion(axes: Axes, values: Mapping[str, Any]) -> None:
-    counts, classes = np.asarray(values["counts"], float), list(map(str, values["classes"]))
+    counts, classes = np.asarray(values["counts"], float), _names(values["classes"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     if len(classes) <= _MOST_NAMES:
@@ -152,7 +153,7 @@ def _confusion(axes: Axes, values: Mapping[str, Any]) -> None:
 
 
 def _bars(axes: Axes, values: Mapping[str, Any]) -> None:
-    names, heights = list(map(str, values["names"])), np.asarray(values["values"], float)
+    names, heights = _names(values["names"]), np.asarray(values["values"], float)
     places = np.arange(len(names))[::-1]
     axes.barh(places, heights, color=COLOURS[0], height=0.7)
     right = heights
@@ -161,7 +162,8 @@ def _bars(axes: Axes, values: Mapping[str, Any]) -> None:
         axes.errorbar((low + high) / 2, places, xerr=(high - low) / 2, fmt="none", ecolor=_PAGE, capsize=2, lw=1)
         right = np.maximum(right, high)
     for place, height, end in zip(places, heights, right, strict=True):
-        axes.text(max(end, 0), place, f" {_number(height)}", va="center", fontsize=8, color=_PAGE)
+        at = (max(end, 0), place)
+        axes.annotate(_number(height), at, (5, 0), textcoords="offset points", va="center", fontsize=8, color=_PAGE)
     axes.set_yticks(places, names, fontsize=8)
     axes.set_xlim(min(0.0, float(heights.min(initial=0))), max(float(right.max(initial=0)) * 1.15, 1e-9))
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -219,6 +221,11 @@ def _label(axes: Axes, x: str, y: str) -> None:
 
 def _legend(axes: Axes) -> None:
     axes.legend(fontsize=8, frameon=False)
+
+
+def _names(names: Iterable[Any]) -> list[str]:
+    """Names as an axis has room for them."""
+    return [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in map(str, names)]
 
 
 def _number(value: Any) -> str:
