@@ -42,13 +42,24 @@ def rows(quality=0.75):
     plain = {"interval": None, "interval_kind": None, "scores": None}
     probe = row(value=mean, examples=100, scores=right, interval=(mean - 0.09, mean + 0.09))
     shots = [
-        row(protocol="few-shot/1", value=quality - 0.4 / shots, settings={"shots": shots}, deviation=0.02, seeds=3, **plain)
+        row(
+            protocol="few-shot/1",
+            value=quality - 0.4 / shots,
+            settings={"shots": shots},
+            deviation=0.02,
+            seeds=3,
+            **plain,
+        )
         for shots in (1, 5, 10, 25)
     ]
     ece = row(protocol="calibration/1", metric="ece", value=1 - quality, better="less", chance=None, **plain)
     miou = row(
         **{**plain, "settings": {"head": "linear", "fraction": 0.0625}},
-        **{"protocol": "segmentation/1", "data": "cut_outs", "metric": "miou", "value": 0.31, "synthetic": True},
+        protocol="segmentation/1",
+        data="cut_outs",
+        metric="miou",
+        value=0.31,
+        synthetic=True,
     )
     return (probe, *shots, ece, miou)
 
@@ -65,7 +76,9 @@ def plots():
         "x": np.array([1, 5, 10, 25]),
         "series": shots,
         "deviations": {"ridge": np.full(4, 0.03)},
-        **{"x_label": "images a class", "y_label": "top1", "log_x": True},
+        "x_label": "images a class",
+        "y_label": "top1",
+        "log_x": True,
     }
     names = ["light", "medium", HOSTILE]
     groups = {"names": names, "values": [0.8, 0.7, 0.9], "intervals": [(0.7, 0.85), (0.6, 0.8), (0.8, 0.95)]}
@@ -73,10 +86,18 @@ def plots():
     return (
         Plot("few-shot/1", "emoji", "curve", "Few-shot", few_shot),
         Plot("calibration/1", "emoji", "reliability", "Before scaling", {"bins": bins, "ece": 0.0267}),
-        Plot("linear-probe/1", "emoji", "confusion", "Confusions", {"classes": names, "counts": 4 * np.eye(3, dtype=int)}),
+        Plot(
+            "linear-probe/1", "emoji", "confusion", "Confusions", {"classes": names, "counts": 4 * np.eye(3, dtype=int)}
+        ),
         Plot("linear-probe/1", "emoji", "bars", "By group", {**groups, "label": "accuracy"}),
         Plot("calibration/1", "emoji", "scatter", "Points", {**points, "x_label": "x", "y_label": "y"}),
-        Plot("segmentation/1", "cut_outs", "overlays", "Found", {"rows": pictures, "columns": ["image", "label", HOSTILE]}),
+        Plot(
+            "segmentation/1",
+            "cut_outs",
+            "overlays",
+            "Found",
+            {"rows": pictures, "columns": ["image", "label", HOSTILE]},
+        ),
     )
 
 

@@ -4,18 +4,22 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 """
 
 import dataclasses
+import datetime
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Sequence
 
 from train.evaluation_sets.reading import SET_FILE, EvaluationSet
-from train.reports.document import ModelFacts, ProtocolFacts, SetFacts
+from train.reports.document import ModelFacts, NotRun, ProtocolFacts, Report, SetFacts
+from train.suite.outcome import Plot, Row
 from train.suite.protocol import Protocol
+from train.suite.running import Ran
 from train.tower import Tower
 from train.training_compute import training_flops
 from vit22b import model
 from vit22b.config import SIZES, ViTConfig
-from vit22b.description import find_step
+from vit22b.description import find_step, git_revision
 from vit22b.tree import parameter_count
 
 PACKAGES = ("fairlearn", "flax", "jax", "jaxlib", "numpy", "optax", "scikit-learn", "scipy", "tensorflow", "vit22b")
@@ -80,3 +84,36 @@ def protocol_facts(protocol: Protocol) -> ProtocolFacts:
 def package_versions() -> dict[str, str]:
     """The versions of the packages that decide the numbers."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def make_report(tower: Tower, ran: Sequence[Ran], step: int | None = None) -> Report:
+    """The report of what ran.
+
+    Args:
+        tower: that was judged.
+        ran: every task, in the order of the report.
+        step: see model_facts.
+    """
+    protocols = {each.task.protocol.id: each.task.protocol for each in ran}
+    sets = {each.task.data.name: each.task.data for each in ran}
+    seconds = dict.fromkeys(protocols, 0.0)
+    for each in ran:
+        seconds[each.task.protocol.id] += each.seconds
+    outcomes = [outcome for each in ran for outcome in each.outcomes]
+    return Report(
+        model=model_facts(tower, step),
+        date=datetime.date.today().isoformat(),
+        git_revision=git_revision(),
+        packages=package_versions(),
+        sets=tuple(map(set_facts, sets.values())),
+        protocols=tuple(map(protocol_facts, protocols.values())),
+        rows=tuple(each for each in outcomes if isinstance(each, Row)),
+        plots=tuple(each for each in outcomes if isinstance(each, Plot)),
+        not_run=tuple(
+            NotRun(each.task.protocol.id, each.task.data.name, reason)
+            for each in ran
+            for reason in (each.cannot, each.failed)
+            if reason is not None
+        ),
+        seconds={name: round(value, 1) for name, value in seconds.items()},
+    )

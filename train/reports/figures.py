@@ -25,7 +25,7 @@ from train.suite.outcome import Plot
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Matplotlib knows no colour of the page's; this one stands for it, and is no other element's.
-_PAGE = "#010203"
+PAGE = "#010203"
 _MOST_NAMES = 24  # of classes on an axis: more would be illegible
 _LONGEST_NAME = 24
 
@@ -67,7 +67,7 @@ def as_svg(figure: Figure, alternative: str, salt: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue()[buffer.getvalue().index("<svg") :], flags=re.S)
     label = alternative.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).replace(_PAGE, "currentColor")
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).replace(PAGE, "currentColor")
 
 
 def png(image: npt.NDArray[np.uint8]) -> str:
@@ -118,19 +118,19 @@ def _curve(axes: Axes, values: Mapping[str, Any]) -> None:
         axes.minorticks_off()
     _label(axes, values["x_label"], values["y_label"])
     if len(values["series"]) > 1:
-        _legend(axes)
+        legend(axes)
 
 
 def _reliability(axes: Axes, values: Mapping[str, Any]) -> None:
     bins = [each for each in values["bins"] if each["count"]]
-    axes.plot([0, 1], [0, 1], color=_PAGE, linewidth=1, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=PAGE, linewidth=1, linestyle=":")
     most = max((each["count"] for each in bins), default=1)
     for each in bins:
         style = {"color": COLOURS[0], "alpha": 0.25 + 0.6 * each["count"] / most, "edgecolor": COLOURS[0]}
         axes.bar(each["low"], each["accuracy"], each["high"] - each["low"], align="edge", **style)
     confidence, accuracy = ([each[name] for each in bins] for name in ("confidence", "accuracy"))
     axes.plot(confidence, accuracy, linestyle="none", marker="o", markersize=4, color=COLOURS[1])
-    axes.text(0.03, 0.95, f"ECE {_number(values['ece'])}", transform=axes.transAxes, va="top", color=_PAGE)
+    axes.text(0.03, 0.95, f"ECE {_number(values['ece'])}", transform=axes.transAxes, va="top", color=PAGE)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     _label(axes, "confidence (darker: more images)", "accuracy")
 
@@ -159,11 +159,11 @@ def _bars(axes: Axes, values: Mapping[str, Any]) -> None:
     right = heights
     if values.get("intervals") is not None:
         low, high = np.asarray(values["intervals"], float).T
-        axes.errorbar((low + high) / 2, places, xerr=(high - low) / 2, fmt="none", ecolor=_PAGE, capsize=2, lw=1)
+        axes.errorbar((low + high) / 2, places, xerr=(high - low) / 2, fmt="none", ecolor=PAGE, capsize=2, lw=1)
         right = np.maximum(right, high)
     for place, height, end in zip(places, heights, right, strict=True):
         at = (max(end, 0), place)
-        axes.annotate(_number(height), at, (5, 0), textcoords="offset points", va="center", fontsize=8, color=_PAGE)
+        axes.annotate(_number(height), at, (5, 0), textcoords="offset points", va="center", fontsize=8, color=PAGE)
     axes.set_yticks(places, names, fontsize=8)
     axes.set_xlim(min(0.0, float(heights.min(initial=0))), max(float(right.max(initial=0)) * 1.15, 1e-9))
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -174,7 +174,7 @@ def _scatter(axes: Axes, values: Mapping[str, Any]) -> None:
     x, y = np.asarray(values["x"], float), np.asarray(values["y"], float)
     axes.scatter(x, y, s=14, color=COLOURS[0], alpha=0.7, linewidths=0)
     for name, across, up in zip(values.get("names") or (), x, y, strict=False):
-        axes.annotate(name, (across, up), (4, 3), textcoords="offset points", fontsize=8, color=_PAGE)
+        axes.annotate(name, (across, up), (4, 3), textcoords="offset points", fontsize=8, color=PAGE)
     if values.get("line") is not None:
         slope, intercept = values["line"]
         ends = np.array([x.min(), x.max()])
@@ -205,13 +205,13 @@ def _in_page_colour(axes: Axes) -> None:
     for spine in ("top", "right"):
         axes.spines[spine].set_visible(False)
     for spine in axes.spines.values():
-        spine.set_color(_PAGE)
-    axes.tick_params(colors=_PAGE, which="both", labelsize=8)
+        spine.set_color(PAGE)
+    axes.tick_params(colors=PAGE, which="both", labelsize=8)
     legend = axes.get_legend()
     of_legend = legend.get_texts() if legend else []
     # A title at the left is another object than the one in the middle, without a public name.
     for text in (*of_legend, axes._left_title, axes.title, axes.xaxis.label, axes.yaxis.label):
-        text.set_color(_PAGE)
+        text.set_color(PAGE)
 
 
 def _label(axes: Axes, x: str, y: str) -> None:
@@ -219,7 +219,8 @@ def _label(axes: Axes, x: str, y: str) -> None:
     axes.set_ylabel(y, fontsize=9)
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
+    """The names of the series, in the page's form."""
     axes.legend(fontsize=8, frameon=False)
 
 
