@@ -138,7 +138,7 @@ def paint(path: Path, colour: Sequence[int] | np.ndarray, seed: int = 0, noise: 
 
 
 def write_part(folder: Path, items: Sequence[tuple[Any, Mapping[str, Any]]], noise: float = 12.0) -> None:
-    """Writes a part of a set: for each item an image of what `paint` takes, or of a COLOURS' name, and its line's fields.
+    """Writes a part of a set: for each item an image, of what `paint` takes or the name of a colour, and its fields.
 
     The files are 0000.png and so on, so that the part has the order of the items; `labels` is a list where given.
     """
