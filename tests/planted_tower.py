@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 
 from train.suite.context import Context, Effort
 from train.tower import Floats, Image, TowerFeatures
-from vit22b.config import ModelConfig, ViTConfig
+from vit22b.config import ModelConfig, TextConfig, ViTConfig
 from vit22b.preprocess import Preprocess
 
 SIDE, PATCH = 16, 4  # pixels of an image that `paint` makes, and of a patch: 4 x 4 tokens
@@ -59,14 +59,11 @@ class PlantedTower:
             blind: whether every image gets noise instead, which depends on its bytes alone.
             fingerprint, layers, checkpoint: see Tower.
         """
-        self.source, self.checkpoint, self.fingerprint, self.space_id = (
-            "planted:tower",
-            checkpoint,
-            fingerprint,
-            "0" * 16,
-        )
-        image = ViTConfig(depth=4, width=WIDTH, mlp=16, heads=2, patch=PATCH, resolution=SIDE)
-        self.config = ModelConfig(image, classes=len(labels))
+        self.source, self.checkpoint = "planted:tower", checkpoint
+        self.fingerprint, self.space_id = fingerprint, "0" * 16
+        image = ViTConfig(width=WIDTH, depth=4, mlp_dim=16, heads=2, patch=PATCH, resolution=SIDE)
+        text = TextConfig(width=WIDTH, depth=1, mlp_dim=16, heads=2, vocabulary=64, projection=WIDTH)
+        self.config = ModelConfig(image, classes=len(labels), text=text if texts else None)
         self.preprocess = Preprocess(resolution=SIDE)
         self.labels, self.layers = tuple(labels), tuple(layers)
         self.asked = 0  # images that the tower was asked about
