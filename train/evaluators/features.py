@@ -106,3 +106,18 @@ def softmax(logits: npt.ArrayLike) -> Doubles:
     values = np.asarray(logits, np.float64)
     raised = np.exp(values - values.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
+
+
+def unit(vectors: npt.ArrayLike) -> Doubles:
+    """Vectors [n, D] at length 1, float64.
+
+    Raises:
+        ValueError: another shape, or a vector of length 0 or not finite.
+    """
+    values = np.asarray(vectors, np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"the vectors have the shape {values.shape}; expected [n, D]")
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ValueError("a vector has the length 0 or is not finite, so that it points nowhere")
+    return values / lengths

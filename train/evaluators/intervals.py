@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 Interval = tuple[float, float]
 
-RESAMPLES = 2000
+DRAWS = 2000
 CHUNK = 2**22  # counts of examples that are held at once
 
 
@@ -38,13 +38,13 @@ def wilson(successes: int, examples: int, level: float = 0.95) -> Interval:
     return (0.0 if successes == 0 else centre - half, 1.0 if successes == examples else centre + half)
 
 
-def bootstrap(scores: npt.ArrayLike, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95) -> Interval:
+def bootstrap(scores: npt.ArrayLike, seed: int = 0, draws: int = DRAWS, level: float = 0.95) -> Interval:
     """The percentile interval of a mean over examples (Efron 1979).
 
     Args:
         scores: [n], one for each example.
         seed: of the resamples; the same seed gives the same interval.
-        resamples: how many.
+        draws: how many resamples.
         level: the share of the resampled means that lies within.
 
     Raises:
@@ -58,20 +58,23 @@ def bootstrap(scores: npt.ArrayLike, seed: int = 0, resamples: int = RESAMPLES, 
     even = np.full(size, 1 / size)
     step = max(CHUNK // size, 1)
     means = [
-        generator.multinomial(size, even, size=min(step, resamples - start)) @ values / size
-        for start in range(0, resamples, step)
+        generator.multinomial(size, even, size=min(step, draws - start)) @ values / size
+        for start in range(0, draws, step)
     ]
     return _percentiles(np.concatenate(means), level)
 
 
 def paired_bootstrap(
-    first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
-) -> Interval:
-    """The percentile interval of mean(first) - mean(second) over the same examples, resampled together.
+    first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0, draws: int = DRAWS, level: float = 0.95
+) -> tuple[float, float, float]:
+    """mean(first) - mean(second) over the same examples, resampled together, and its percentile interval.
 
     Args:
         first, second: [n], of one example each at the same place.
-        seed, resamples, level: as of bootstrap.
+        seed, draws, level: as of bootstrap.
+
+    Returns:
+        The difference, and from where to where its interval goes.
 
     Raises:
         ValueError: other shapes, or lengths that differ.
@@ -81,14 +84,14 @@ def paired_bootstrap(
         raise ValueError(
             f"the scores have the shapes {one.shape} and {other.shape}; expected the same examples in both"
         )
-    return bootstrap(one - other, seed, resamples, level)
+    return float((one - other).mean()), *bootstrap(one - other, seed, draws, level)
 
 
 def bootstrap_of(
     statistic: Callable[[npt.NDArray[np.int64]], float],
     examples: int,
     seed: int = 0,
-    resamples: int = 500,
+    draws: int = 500,
     level: float = 0.95,
 ) -> Interval:
     """The percentile interval of any statistic over examples, for those that are no mean.
@@ -97,7 +100,7 @@ def bootstrap_of(
         statistic: of places int64 [n], drawn with replacement. One that is not finite, as where a resample lacks a
             class, is left out.
         examples: n.
-        seed, resamples, level: as of bootstrap.
+        seed, draws, level: as of bootstrap.
 
     Raises:
         ValueError: no examples, or no resample has a finite statistic.
@@ -105,7 +108,7 @@ def bootstrap_of(
     if examples < 1:
         raise ValueError(f"there are {examples} examples; expected 1 or more")
     generator = np.random.default_rng(seed)
-    drawn = [statistic(generator.integers(0, examples, examples)) for _ in range(resamples)]
+    drawn = [statistic(generator.integers(0, examples, examples)) for _ in range(draws)]
     finite = np.asarray(drawn)[np.isfinite(drawn)]
     if not len(finite):
         raise ValueError("the statistic is finite on no resample; it needs more examples")

@@ -111,15 +111,9 @@ def fit_ridge(
 
     def fit(values: Doubles, found: Indices, swept: Sequence[float]) -> list[Probe]:
         standard = Standard.of(values)
-        rows, signs = standard(values), signed(found, classes)
-        bias = signs.mean(axis=0)  # the best one, since the rows have mean 0
-        size = len(rows)
-        # The smaller of the two Gram matrices: (R'R + c)^-1 R' = R' (RR' + c)^-1.
-        wide = rows.shape[1] > size
-        spectrum, basis = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
-        right = basis.T @ (signs - bias if wide else rows.T @ (signs - bias))
-        solved = [basis @ (right / (spectrum + penalty * size)[:, None]) for penalty in swept]
-        return [Probe(standard, rows.T @ each if wide else each, bias) for each in solved]
+        rows = standard(values)
+        weights, bias = least_squares(rows, signed(found, classes), [penalty * len(rows) for penalty in swept])
+        return [Probe(standard, each, bias) for each in weights]
 
     def loss(logits: Doubles, found: Indices) -> float:
         return float(np.mean((logits - signed(found, classes)) ** 2))
@@ -149,6 +143,26 @@ def fit_logistic(
 
     named = {"solver": "L-BFGS"}
     return _swept(fit, cross_entropy, features, targets, classes, "penalty", penalties, named)
+
+
+def least_squares(rows: Doubles, signs: Doubles, penalties: Sequence[float]) -> tuple[list[Doubles], Doubles]:
+    """The weights with the least sum of squared errors and penalty times squared weights, one for each penalty.
+
+    Args:
+        rows: [n, D], of mean 0.
+        signs: [n, k], what they are mapped to.
+        penalties: greater than 0.
+
+    Returns:
+        Weights float64 [D, k] for each penalty, and the bias float64 [k], which is not penalised.
+    """
+    bias = signs.mean(axis=0)  # the best one, since the rows have mean 0
+    # The smaller of the two Gram matrices: (R'R + c)^-1 R' = R' (RR' + c)^-1.
+    wide = rows.shape[1] > len(rows)
+    spectrum, basis = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    right = basis.T @ (signs - bias if wide else rows.T @ (signs - bias))
+    solved = [basis @ (right / (spectrum + penalty)[:, None]) for penalty in penalties]
+    return [rows.T @ each if wide else each for each in solved], bias
 
 
 def signed(targets: Indices, classes: int) -> Doubles:
