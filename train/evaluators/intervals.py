@@ -1,0 +1,120 @@
+"""How sure a number is: intervals of shares and of means, and of the difference of two models on the same examples.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Arrays in, numbers out.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+Interval = tuple[float, float]
+
+DRAWS = 2000
+CHUNK = 2**22  # counts of examples that are held at once
+
+
+def wilson(successes: int, examples: int, level: float = 0.95) -> Interval:
+    """The interval of a share (Wilson 1927).
+
+    It stays within 0 and 1, and has a width where the share is exactly 0 or 1.
+
+    Args:
+        successes: how many of them.
+        examples: of how many, 1 or more.
+        level: the share of such intervals that hold the true one.
+
+    Raises:
+        ValueError: no examples, or more successes than those.
+    """
+    if examples < 1 or not 0 <= successes <= examples:
+        raise ValueError(f"{successes} of {examples} is no share; expected 1 example or more, and successes among them")
+    z = float(norm.ppf(0.5 + level / 2))
+    share, weight = successes / examples, z * z / examples
+    centre = (share + weight / 2) / (1 + weight)
+    half = z * float(np.sqrt(share * (1 - share) / examples + weight / (4 * examples))) / (1 + weight)
+    # Exactly 0 and 1 where the formula means them; it may round to beside them.
+    return (0.0 if successes == 0 else centre - half, 1.0 if successes == examples else centre + half)
+
+
+def bootstrap(scores: npt.ArrayLike, seed: int = 0, draws: int = DRAWS, level: float = 0.95) -> Interval:
+    """The percentile interval of a mean over examples (Efron 1979).
+
+    Args:
+        scores: [n], one for each example.
+        seed: of the resamples; the same seed gives the same interval.
+        draws: how many resamples.
+        level: the share of the resampled means that lies within.
+
+    Raises:
+        ValueError: no scores, or another shape.
+    """
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"scores have the shape {values.shape}; expected [n], with one example or more")
+    size = len(values)
+    generator = np.random.default_rng(seed)
+    even = np.full(size, 1 / size)
+    step = max(CHUNK // size, 1)
+    means = [
+        generator.multinomial(size, even, size=min(step, draws - start)) @ values / size
+        for start in range(0, draws, step)
+    ]
+    return _percentiles(np.concatenate(means), level)
+
+
+def paired_bootstrap(
+    first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0, draws: int = DRAWS, level: float = 0.95
+) -> tuple[float, float, float]:
+    """mean(first) - mean(second) over the same examples, resampled together, and its percentile interval.
+
+    Args:
+        first, second: [n], of one example each at the same place.
+        seed, draws, level: as of bootstrap.
+
+    Returns:
+        The difference, and from where to where its interval goes.
+
+    Raises:
+        ValueError: other shapes, or lengths that differ.
+    """
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if one.shape != other.shape:
+        raise ValueError(
+            f"the scores have the shapes {one.shape} and {other.shape}; expected the same examples in both"
+        )
+    return float((one - other).mean()), *bootstrap(one - other, seed, draws, level)
+
+
+def bootstrap_of(
+    statistic: Callable[[npt.NDArray[np.int64]], float],
+    examples: int,
+    seed: int = 0,
+    draws: int = 500,
+    level: float = 0.95,
+) -> Interval:
+    """The percentile interval of any statistic over examples, for those that are no mean.
+
+    Args:
+        statistic: of places int64 [n], drawn with replacement. One that is not finite, as where a resample lacks a
+            class, is left out.
+        examples: n.
+        seed, draws, level: as of bootstrap.
+
+    Raises:
+        ValueError: no examples, or no resample has a finite statistic.
+    """
+    if examples < 1:
+        raise ValueError(f"there are {examples} examples; expected 1 or more")
+    generator = np.random.default_rng(seed)
+    drawn = [statistic(generator.integers(0, examples, examples)) for _ in range(draws)]
+    finite = np.asarray(drawn)[np.isfinite(drawn)]
+    if not len(finite):
+        raise ValueError("the statistic is finite on no resample; it needs more examples")
+    return _percentiles(finite, level)
+
+
+def _percentiles(values: npt.NDArray[np.float64], level: float) -> Interval:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
