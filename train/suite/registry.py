@@ -4,6 +4,7 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 the same table for people; a test compares the two.
 """
 
+from train.suite import classification, shifted
 from train.suite.protocol import Protocol
 
-PROTOCOLS: tuple[Protocol, ...] = ()
+PROTOCOLS: tuple[Protocol, ...] = (*classification.PROTOCOLS, *shifted.PROTOCOLS)
