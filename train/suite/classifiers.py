@@ -1,0 +1,95 @@
+"""Who decides of the images of a set: the probe that is fitted on it, and the model's own head where that knows them.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.evaluation_sets.reading import EvaluationSet, Part, read_set
+from train.evaluators.features import Doubles, Indices
+from train.suite.context import Context
+from train.suite.outcome import CannotRun
+from train.suite.probes import Fitted, fitted
+from vit22b.prompts import canonical
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """What a classifier says of the test part of a set.
+
+    Attributes:
+        name: "probe" or "head".
+        logits: float64 [n, k], of the set's classes.
+        targets: int64 [n].
+        probe: of the probe, what is known of its validation split; None for the head, which has none: it may have been
+            trained on any image of the training part.
+    """
+
+    name: str
+    logits: Doubles
+    targets: Indices
+    probe: Fitted | None = None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Which it is, for a row."""
+        return {"classifier": self.name}
+
+
+def classifiers(context: Context, described: EvaluationSet) -> Iterator[Classifier]:
+    """The probe, and the head if all classes of the set are among its labels, which are restricted to those.
+
+    Raises:
+        CannotRun: no probe can be fitted to the set.
+        ValueError: a part is broken.
+    """
+    part = test_part(described)
+    targets, probe = part.targets, fitted(context, described)
+    yield Classifier("probe", probe.logits(context.pooled(part.files)), targets, probe)
+    if (columns := head_columns(context, described)) is not None:
+        yield Classifier("head", context.logits(part.files)[:, columns].astype(np.float64), targets)
+
+
+def head_columns(context: Context, described: EvaluationSet) -> Indices | None:
+    """Which outputs of the model's own head are the set's classes, [k]; None where it lacks one of them."""
+    known = {canonical(label): place for place, label in enumerate(context.tower.labels)}
+    names = [canonical(name) for name in described.classes]
+    return np.asarray([known[name] for name in names], np.int64) if set(names) <= set(known) else None
+
+
+def test_part(described: EvaluationSet) -> Part:
+    """The test part.
+
+    Raises:
+        CannotRun: there is none.
+        ValueError: it is broken.
+    """
+    if not (described.folder / "test").is_dir():
+        raise CannotRun(f"the set {described.name} has no part {described.folder / 'test'} to be judged on; add one")
+    return described.part("test")
+
+
+def neighbour(described: EvaluationSet, detail: str, relative: object) -> EvaluationSet:
+    """Another set, which set.json names by its folder relative to the set's own.
+
+    Args:
+        described: whose set.json names it.
+        detail: where: the name of a field of its `details`.
+        relative: the folder.
+
+    Raises:
+        CannotRun: it is not there.
+        ValueError: it is no set.
+    """
+    folder = described.folder / str(relative)
+    if not isinstance(relative, str) or not folder.is_dir():
+        raise CannotRun(
+            f"{detail} of the set {described.name} is {relative!r}; expected the folder of another set, relative to "
+            f"{described.folder}. Make that set, or take the field out"
+        )
+    return read_set(Path(folder))

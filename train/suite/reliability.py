@@ -1,0 +1,176 @@
+"""Reliability: calibration of a set's classifiers, and whether they notice images of another set.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. What the numbers mean is
+in train/evaluators/calibration.py and detection.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from train.evaluation_sets.reading import EvaluationSet
+from train.evaluators import calibration, detection
+from train.evaluators.features import Doubles
+from train.evaluators.intervals import bootstrap, wilson
+from train.suite.classifiers import Classifier, classifiers, head_columns, neighbour, test_part
+from train.suite.context import Context
+from train.suite.outcome import CannotRun, Outcome, Plot, Row
+from train.suite.probes import fitted, training_part
+from train.suite.protocol import Protocol
+from train.tower import Image
+from vit22b.prompts import canonical
+
+CALIBRATION, DETECTION = "calibration/1", "detection/1"
+BOOTSTRAP = "bootstrap over images"
+ELSEWHERE = "out_of_distribution"  # the detail that names sets of which no image is of one of the classes
+
+
+def calibrated(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
+    """Accuracy, and calibration before and after temperature scaling, of the probe and of the model's own head."""
+    for classifier in classifiers(context, described):
+        right = calibration.confidences(classifier.logits, classifier.targets)[1]
+        hits, n = int(right.sum()), len(right)
+        shares = np.bincount(classifier.targets) / n
+        row = Row(
+            CALIBRATION, described.name, "top1", hits / n, "more", n, chance=float(shares.max()),
+            interval=wilson(hits, n), interval_kind="Wilson", synthetic=described.synthetic,
+            settings=classifier.settings, scores=tuple(right.tolist()),
+        )  # fmt: skip
+        yield row
+        temperatures, fitted_on = _temperatures(classifier)
+        told = {**classifier.settings, "fitted_on": fitted_on}
+        yield Row(
+            CALIBRATION, described.name, "temperature", float(np.mean(temperatures)), "neither", n,
+            synthetic=described.synthetic, settings=told,
+        )  # fmt: skip
+        yield from _judged(described, classifier, np.ones(n), {**classifier.settings, "temperature": "none"})
+        yield from _judged(described, classifier, temperatures, {**told, "temperature": "scaled"})
+
+
+def _temperatures(classifier: Classifier) -> tuple[Doubles, str]:
+    """The temperature that each test image's logits are divided by, [n], and what it was fitted on.
+
+    The probe's validation split is what a probe of the same penalty has not seen. The head may have seen all of the
+    training part; so each half of the test part gets the temperature that is best for the other half.
+    """
+    n = len(classifier.targets)
+    if classifier.probe is not None:
+        held = classifier.probe
+        best = calibration.fit_temperature(held.validation_logits, held.validation_targets)
+        return np.full(n, best), "validation split of train"
+    found = np.ones(n)
+    halves = np.array_split(np.random.default_rng(0).permutation(n), 2)
+    for half, other in (halves, halves[::-1]):
+        if len(half) and len(other):
+            found[half] = calibration.fit_temperature(classifier.logits[other], classifier.targets[other])
+    return found, "other half of test"
+
+
+def _judged(
+    described: EvaluationSet, classifier: Classifier, temperatures: Doubles, settings: Mapping[str, Any]
+) -> Iterator[Outcome]:
+    logits, targets = classifier.logits / temperatures[:, None], classifier.targets
+    sure, right = calibration.confidences(logits, targets)
+    row = Row(CALIBRATION, described.name, "", 0.0, "less", len(targets), interval_kind=BOOTSTRAP,
+              synthetic=described.synthetic, settings=settings)  # fmt: skip
+    binned = {**settings, "bins": calibration.BINS}
+    for binning in ("width", "mass"):
+        interval = calibration.ece_interval(sure, right, 0, binning)
+        value = calibration.ece(sure, right, binning)
+        yield dataclasses.replace(row, metric=f"ece_equal_{binning}", value=value, interval=interval, settings=binned)
+    chances = calibration.constant_scores(targets)
+    each = {"nll": calibration.nll_each(logits, targets), "brier": calibration.brier_each(logits, targets)}
+    for (metric, scores), chance in zip(each.items(), chances, strict=True):
+        yield dataclasses.replace(
+            row, metric=metric, value=float(scores.mean()), chance=chance, interval=bootstrap(scores),
+            scores=tuple(scores.tolist()),
+        )  # fmt: skip
+    bins = [dataclasses.asdict(each) for each in calibration.bins_of(sure, right)]
+    when = "with" if settings["temperature"] == "scaled" else "without"
+    title = f"Reliability of the {classifier.name} {when} temperature scaling"
+    yield Plot(CALIBRATION, described.name, "reliability", title, {"bins": bins, "ece": calibration.ece(sure, right)})
+
+
+def detected(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
+    """How well each score tells the set's test images from those of each other set that its details name."""
+    scores = _scorers(context, described)
+    inside = {name: score(test_part(described).files) for name, score in scores.items()}
+    for other in _elsewhere(described):
+        files = test_part(other).files
+        bars: dict[str, tuple[float, tuple[float, float]]] = {}
+        for name, given in inside.items():
+            away = scores[name](files)
+            intervals = detection.intervals(given, away, 0)
+            values = {"auroc": detection.auroc(given, away), "fpr95": detection.fpr95(given, away)}
+            for metric, value in values.items():
+                yield Row(
+                    DETECTION, described.name, metric, value, "more" if metric == "auroc" else "less",
+                    len(given) + len(away), chance=0.5 if metric == "auroc" else detection.KEPT,
+                    interval=intervals[metric], interval_kind=BOOTSTRAP, synthetic=described.synthetic,
+                    settings={"score": name, "outside": other.name, "positive": "inside"},
+                )  # fmt: skip
+            bars[name] = values["auroc"], intervals["auroc"]
+        yield Plot(
+            DETECTION, described.name, "bars", f"Told from {other.name}",
+            {"names": list(bars), "values": [value for value, _ in bars.values()],
+             "intervals": [interval for _, interval in bars.values()], "label": "AUROC"},
+        )  # fmt: skip
+
+
+def _scorers(context: Context, described: EvaluationSet) -> dict[str, Callable[[Sequence[Image]], Doubles]]:
+    """By name, what scores images: higher for those that are rather of one of the set's classes."""
+    part, probe = training_part(described), fitted(context, described)
+    gaussians = detection.fit_gaussians(context.pooled(part.files), part.targets)
+    found: dict[str, Callable[[Sequence[Image]], Doubles]] = {
+        "MSP, probe": lambda images: detection.max_softmax(probe.logits(context.pooled(images))),
+        "Mahalanobis, features": lambda images: gaussians.score(context.pooled(images)),
+    }
+    if (columns := head_columns(context, described)) is not None:
+        found["MSP, head"] = lambda images: detection.max_softmax(context.logits(images)[:, columns])
+    return found
+
+
+def _elsewhere(described: EvaluationSet) -> list[EvaluationSet]:
+    """The other sets, none of whose classes is the set's.
+
+    Raises:
+        CannotRun: one is not there, or shares a class.
+    """
+    named = described.details[ELSEWHERE]
+    found = [neighbour(described, ELSEWHERE, each) for each in ([named] if isinstance(named, str) else named)]
+    for other in found:
+        known = {canonical(name) for name in described.classes}
+        if shared := [name for name in other.classes if canonical(name) in known]:
+            raise CannotRun(
+                f"{other.name} has the classes {', '.join(shared)} in common with {described.name}; images that are "
+                f"outside must be of none of its classes: name another set in {ELSEWHERE}"
+            )
+    return found
+
+
+PROTOCOLS = (
+    Protocol(
+        CALIBRATION,
+        "Calibration",
+        "classification",
+        "section 4.5; Guo et al. 2017",
+        "Expected calibration error in 15 bins of equal width and of equal mass, negative log-likelihood (nats) and "
+        "Brier score (summed over the classes) of the L-BFGS probe and, where its labels have the set's classes, of "
+        "the model's own head restricted to them; as they are, and with a temperature fitted to held-out images.",
+        calibrated,
+    ),
+    Protocol(
+        DETECTION,
+        "Out-of-distribution detection",
+        "classification",
+        "section 4.5; Hendrycks & Gimpel 2017, Lee et al. 2018",
+        "The set's test images (the positives) against another set's: AUROC, and the false positive rate where 95% of "
+        "the positives are kept, of the greatest softmax probability (MSP) of the probe and of the own head, and of "
+        "the Mahalanobis distance of pooled features to the nearest class, with one covariance, shrunk by Ledoit & "
+        "Wolf's rule.",
+        detected,
+        asks=lambda described: ELSEWHERE in described.details,
+    ),
+)
