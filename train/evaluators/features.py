@@ -14,7 +14,7 @@ Indices = npt.NDArray[np.int64]
 
 # A feature that varies less than this part of the root mean square deviation of all is scaled as if it varied so much:
 # dividing by less would make a signal of the rounding of a dead feature.
-LEAST_DEVIATION = 1e-3
+LEAST_DEVIATION = 1e-2
 HELD_BACK = 5  # one image of so many is held back, and at least one of a class with two
 
 

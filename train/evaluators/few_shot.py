@@ -1,4 +1,4 @@
-"""Few-shot classification: least squares in closed form on a few images of each class (Zhai et al. 2022, section 3.2).
+"""Few-shot classification: least squares in closed form on a few images of each class (Zhai et al. 2022).
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. The form is that of
 big_vision, the code base of the paper's authors: features whitened, each dimension for itself, by the mean and the

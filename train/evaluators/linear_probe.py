@@ -2,7 +2,8 @@
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Each sweeps one setting,
 chooses it by a validation split that is taken out of the training split (see features.held_back), and is then fitted
-again on all of it. Chosen is what classifies most images of the validation split; of equals, what has the lower loss.
+again on all of it. Chosen is what has the least loss on the validation split, not the most right answers: those come in
+whole images, and change by one where features differ by a rounding.
 """
 
 import dataclasses
@@ -189,14 +190,10 @@ def _swept(
     validation = held_back(found)
     rest = np.setdiff1d(np.arange(len(found)), validation)
     tried = fit(values[rest], found[rest], swept)
-    marks = []
-    for probe in tried:
-        logits = probe.logits(values[validation])
-        right = np.count_nonzero(logits.argmax(axis=1) == found[validation])
-        marks.append((-right, loss(logits, found[validation])) if np.isfinite(logits).all() else (1, 0.0))
-    best = min(range(len(tried)), key=marks.__getitem__)
-    if marks[best][0] > 0:
+    losses = [loss(probe.logits(values[validation]), found[validation]) for probe in tried]
+    if not np.isfinite(losses).any():
         raise ValueError(f"the probe diverges with every {setting} of {list(swept)}; give smaller ones")
+    best = int(np.nanargmin(losses))
     settings = {**named, setting: swept[best], "validation_images": len(validation)}
     probe = dataclasses.replace(fit(values, found, [swept[best]])[0], settings=settings)
     return Chosen(probe, dataclasses.replace(tried[best], settings=settings), validation)

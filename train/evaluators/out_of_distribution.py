@@ -1,7 +1,7 @@
 """Effective robustness: how much better a model is on a shifted set than its accuracy on the unshifted one lets expect.
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. What can be expected is a
-line through reference models in the plane of both accuracies, each on the logit scale (Taori et al. 2020, section 3;
+line through reference models in the plane of both accuracies, each on the logit scale (Taori et al. 2020;
 Miller et al. 2021). The reference models are the user's: one model has no line.
 """
 

@@ -1,23 +1,37 @@
-"""What a text tower makes of a set's classes.
+"""What a text tower makes of classes.
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
 """
 
-from train.evaluation_sets.reading import EvaluationSet
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
 from train.suite.context import Context
 from train.suite.outcome import CannotRun
 from train.tower import Floats
 from vit22b.prompts import embedded, find_templates
 
 
-def class_bank(context: Context, described: EvaluationSet) -> Floats:
-    """A vector for each class of a set, of its templates: float32 [k, E].
+_BANKS: WeakKeyDictionary[Context, dict[tuple[tuple[str, ...], tuple[str, ...]], Floats]] = WeakKeyDictionary()
+
+
+def class_bank(context: Context, classes: Sequence[str], templates: Sequence[str]) -> Floats:
+    """A vector for each class: float32 [k, E]; made the first time that it is asked for.
+
+    Args:
+        context: with the tower.
+        classes: k names.
+        templates: texts with a `{}`, or names of sets of them (vit22b.prompts).
 
     Raises:
         CannotRun: the model has no text tower.
+        ValueError: see vit22b.prompts.embedded.
     """
     require_texts(context)
-    return embedded(described.classes, find_templates(described.templates), context.tower.texts)
+    known, key = _BANKS.setdefault(context, {}), (tuple(classes), find_templates(templates))
+    if key not in known:
+        known[key] = embedded(*key, context.tower.texts)
+    return known[key]
 
 
 def require_texts(context: Context) -> None:

@@ -95,7 +95,7 @@ def neighbours(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 def zero_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """Class names in templates, as the text tower reads them."""
     test = described.part("test")
-    wanted, bank = test.targets, class_bank(context, described)
+    wanted, bank = test.targets, class_bank(context, described.classes, described.templates)
     found = zero_shot.classify(context.embeddings(test.files), bank, wanted)
     rows, templates = Shares(ZERO_SHOT, described), len(find_templates(described.templates))
     yield rows.row("top1", found.top1, guessed(wanted), templates=templates)
@@ -146,7 +146,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         LINEAR_PROBE,
         "Linear probe",
         "classification",
-        "Section 4.1, linear probing",
+        "Section 4.2.1",
         "Top-1 accuracy of a linear classifier of the frozen, standardised pooled features: by SGD with momentum and a "
         "cosine schedule over 10 epochs, in closed form (least squares), and by L-BFGS (logistic regression). The "
         "learning rate or penalty is chosen by a fifth of the training images, then all are fitted. Images are not "
@@ -157,7 +157,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         FEW_SHOT,
         "Few-shot",
         "classification",
-        "Zhai et al. 2022, section 3.2, as in big_vision",
+        "Zhai et al. 2022, as in big_vision",
         "Top-1 accuracy of least squares on the pooled features of 1, 5, 10 and 25 training images of each class, "
         "whitened by their mean and deviation, with a penalty of 1024: mean and deviation over seeds that choose them.",
         few_shots,
@@ -166,7 +166,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         NEAREST_NEIGHBOURS,
         "Nearest neighbours",
         "classification",
-        "Caron et al. 2021, section 4",
+        "Caron et al. 2021",
         "Top-1 accuracy where the 20 training images whose pooled features have the greatest cosine vote with "
         "exp(cosine / 0.07).",
         neighbours,
@@ -175,16 +175,16 @@ PROTOCOLS: tuple[Protocol, ...] = (
         ZERO_SHOT,
         "Zero-shot",
         "classification",
-        "Section 4.1, zero-shot transfer",
-        "Accuracy where an image is of the class with the greatest cosine between its embedding and the class's vector, "
-        "the mean of the unit vectors of the class's name in the set's templates; the recall is averaged over classes.",
+        "Section 4.2.2",
+        "Accuracy where an image is of the class whose vector has the greatest cosine with its embedding: the mean of the "
+        "unit vectors of the class's name in the set's templates. The recall is averaged over the classes that occur.",
         zero_shots,
     ),
     Protocol(
         RETRIEVAL,
         "Image-text retrieval",
         "classification",
-        "Karpathy and Fei-Fei 2015, section 4",
+        "Karpathy and Fei-Fei 2015",
         "How often a right caption is among the 1, 5 or 10 nearest of all captions, and a right image of all images; a "
         "caption that is equal to a right one is right. Chance is what a random order is expected to reach.",
         retrievals,
@@ -194,7 +194,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         HEAD,
         "The model's own head",
         "classification",
-        "Section 4.1",
+        "Section 4.2",
         "Top-1 accuracy of the head as it was trained, on a set whose classes are among its labels by name: with the "
         "set's classes alone competing, and with all labels.",
         own_head,

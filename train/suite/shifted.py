@@ -68,7 +68,7 @@ def _classifiers(context: Context, described: EvaluationSet, problems: list[str]
     except CannotRun as error:
         problems.append(str(error))
     if context.tower.config.text is not None:
-        bank = class_bank(context, described)
+        bank = class_bank(context, described.classes, described.templates)
         yield "zero-shot", lambda files: cosines(context.embeddings(files), bank)
     labels = context.tower.labels
     try:
@@ -145,9 +145,9 @@ PROTOCOLS: tuple[Protocol, ...] = (
         SHIFTED,
         "Out of distribution",
         "classification",
-        "Section 4.1, robustness to distribution shift",
-        "Top-1 accuracy on the shifts of a set, of the L-BFGS probe that was fitted to its training part, of zero-shot "
-        "and of the model's own head where it has these classes, through a label map where the classes differ. Effective "
+        "Section 4.2.3",
+        "Top-1 accuracy on the shifts of a set, of the L-BFGS probe that was fitted to its training part, and of "
+        "zero-shot and the model's own head where it has them, through a label map where the classes differ. Effective "
         "robustness is the accuracy less what a line through the user's reference models predicts from the accuracy on "
         "the test part (Taori et al. 2020).",
         out_of_distribution,
