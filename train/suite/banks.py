@@ -11,7 +11,6 @@ from train.suite.outcome import CannotRun
 from train.tower import Floats
 from vit22b.prompts import embedded, find_templates
 
-
 _BANKS: WeakKeyDictionary[Context, dict[tuple[tuple[str, ...], tuple[str, ...]], Floats]] = WeakKeyDictionary()
 
 

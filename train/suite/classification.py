@@ -176,8 +176,9 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "Zero-shot",
         "classification",
         "Section 4.2.2",
-        "Accuracy where an image is of the class whose vector has the greatest cosine with its embedding: the mean of the "
-        "unit vectors of the class's name in the set's templates. The recall is averaged over the classes that occur.",
+        "Accuracy where an image is of the class whose vector has the greatest cosine with its embedding. The vector is "
+        "the mean of the unit vectors of the class's name in the set's templates, and the recall is averaged over the "
+        "classes that occur.",
         zero_shots,
     ),
     Protocol(
