@@ -146,7 +146,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         LINEAR_PROBE,
         "Linear probe",
         "classification",
-        "Section 4.2.1",
+        "section 4.2.1",
         "Top-1 accuracy of a linear classifier of the frozen, standardised pooled features: by SGD with momentum and a "
         "cosine schedule over 10 epochs, in closed form (least squares), and by L-BFGS (logistic regression). The "
         "learning rate or penalty is chosen by a fifth of the training images, then all are fitted. Images are not "
@@ -175,8 +175,8 @@ PROTOCOLS: tuple[Protocol, ...] = (
         ZERO_SHOT,
         "Zero-shot",
         "classification",
-        "Section 4.2.2",
-        "Accuracy where an image is of the class whose vector has the greatest cosine with its embedding. The vector is "
+        "section 4.2.2",
+        "Accuracy where an image is of the class whose vector has the greatest cosine with its embedding. A vector is "
         "the mean of the unit vectors of the class's name in the set's templates, and the recall is averaged over the "
         "classes that occur.",
         zero_shots,
@@ -195,7 +195,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         HEAD,
         "The model's own head",
         "classification",
-        "Section 4.2",
+        "section 4.2",
         "Top-1 accuracy of the head as it was trained, on a set whose classes are among its labels by name: with the "
         "set's classes alone competing, and with all labels.",
         own_head,

@@ -145,7 +145,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         SHIFTED,
         "Out of distribution",
         "classification",
-        "Section 4.2.3",
+        "section 4.2.3",
         "Top-1 accuracy on the shifts of a set, of the L-BFGS probe that was fitted to its training part, and of "
         "zero-shot and the model's own head where it has them, through a label map where the classes differ. Effective "
         "robustness is the accuracy less what a line through the user's reference models predicts from the accuracy on "
