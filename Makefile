@@ -107,7 +107,7 @@ tpu-ci: .venv/.tpu ## one of these compiles, its memory and its collectives chec
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[model]' \
 	  --requirement tests/parity/requirements.txt
-	.venv-parity/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
+	.venv-parity/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31 netcal==1.4.0
 	touch $@
 
 .PHONY: parity

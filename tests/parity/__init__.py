@@ -1,4 +1,4 @@
-"""The parity gate: imported weights against the implementations that they come from. See run.py."""
+"""The parity gate: ours against other implementations, of imported weights above all. See run.py."""
 
 import torch
 import transformers

@@ -4,7 +4,8 @@
 
 Every case builds a small random model with transformers, timm or onnxruntime, saves it as their users do, imports it
 with export/import_weights.py and compares what both answer, in float32. One output off by more than 1e-4 fails it. The
-second table compares what their preprocessing and ours make of a picture.
+second table compares what their preprocessing and ours make of a picture; the third, netcal's calibration errors
+and ours.
 """
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
@@ -23,7 +24,14 @@ from flax import nnx
 from rich.table import Table
 
 from export.import_weights import Settings, convert
-from tests.parity import big_vision_cases, hugging_face_cases, onnx_cases, pixel_cases, timm_cases
+from tests.parity import (
+    big_vision_cases,
+    calibration_cases,
+    hugging_face_cases,
+    onnx_cases,
+    pixel_cases,
+    timm_cases,
+)
 from tests.parity.reference import Case, Reference
 from vit22b import program
 from vit22b.checkpoint import Trained, load
@@ -59,6 +67,8 @@ def main(arguments: Arguments) -> int:
     program.table_console().print(table)
     pixels = [case for case in pixel_cases.CASES if arguments.only in f"pixels {case.name}"]
     results += pixel_cases.report(pixels)
+    calibration = [case for case in calibration_cases.CASES if arguments.only in f"netcal {case.name}"]
+    results += calibration_cases.report(calibration)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps({"tolerance": TOLERANCE, "cases": results}, indent=2) + "\n")

@@ -4,18 +4,19 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from train.evaluation_sets.reading import EvaluationSet, Part, read_set
+from train.evaluators import head
 from train.evaluators.features import Doubles, Indices
 from train.suite.context import Context
 from train.suite.outcome import CannotRun
 from train.suite.probes import Fitted, fitted
-from vit22b.prompts import canonical
+from train.tower import Image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Classifier:
     """What a classifier says of the test part of a set.
 
     Attributes:
-        name: "probe" or "head".
+        name: "probe" or "own head".
         logits: float64 [n, k], of the set's classes.
         targets: int64 [n].
         probe: of the probe, what is known of its validation split; None for the head, which has none: it may have been
@@ -51,15 +52,23 @@ def classifiers(context: Context, described: EvaluationSet) -> Iterator[Classifi
     part = test_part(described)
     targets, probe = part.targets, fitted(context, described)
     yield Classifier("probe", probe.logits(context.pooled(part.files)), targets, probe)
-    if (columns := head_columns(context, described)) is not None:
-        yield Classifier("head", context.logits(part.files)[:, columns].astype(np.float64), targets)
+    if head_knows(context, described):
+        yield Classifier("own head", head_logits(context, described, part.files), targets)
 
 
-def head_columns(context: Context, described: EvaluationSet) -> Indices | None:
-    """Which outputs of the model's own head are the set's classes, [k]; None where it lacks one of them."""
-    known = {canonical(label): place for place, label in enumerate(context.tower.labels)}
-    names = [canonical(name) for name in described.classes]
-    return np.asarray([known[name] for name in names], np.int64) if set(names) <= set(known) else None
+def head_knows(context: Context, described: EvaluationSet) -> bool:
+    """Whether all classes of a set are among the labels of the model's own head."""
+    labels = context.tower.labels
+    try:
+        head.restricted(np.zeros((0, len(labels))), labels, described.classes)
+    except ValueError:  # the protocol head/1 says which is missing
+        return False
+    return True
+
+
+def head_logits(context: Context, described: EvaluationSet, images: Sequence[Image]) -> Doubles:
+    """Those of the set's classes by the model's own head, float64 [n, k]."""
+    return head.restricted(context.logits(images), context.tower.labels, described.classes)
 
 
 def test_part(described: EvaluationSet) -> Part:

@@ -15,6 +15,7 @@ from train.evaluators import shape_bias
 from train.evaluators.calibration import log_probabilities
 from train.evaluators.features import Indices
 from train.evaluators.intervals import bootstrap_of, wilson
+from train.evaluators.zero_shot import cosines
 from train.suite.classifiers import neighbour, test_part
 from train.suite.context import Context
 from train.suite.human_answers import Answers, read_answers
@@ -152,7 +153,7 @@ def _names_decide(context: Context, conflict: Conflict) -> Indices:
     """By the cosine of image and category's name in the set's templates."""
     templates = find_templates(conflict.part.set.templates)
     bank = embedded(conflict.categories, templates, context.tower.texts)
-    return shape_bias.decide(context.embeddings(conflict.part.files).astype(np.float64) @ bank.T)
+    return shape_bias.decide(cosines(context.embeddings(conflict.part.files), bank))
 
 
 def _conflict(described: EvaluationSet) -> Conflict:
@@ -200,7 +201,7 @@ PROTOCOLS = (
         SHAPE_BIAS,
         "Shape bias",
         "cues",
-        "section 4.5; Geirhos et al. 2019, 2020, 2021",
+        "Section 4.5, human alignment; Geirhos et al. 2019, 2020, 2021",
         "Among the decisions for the category of the shape or of the texture, the share of those for the shape; images "
         "whose two cues are of one category are left out. The probe of another set decides, by the mean probability of "
         "the classes in each category, and the text tower by the categories' names. With a table of people's answers, "

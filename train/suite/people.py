@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logsumexp
 
 from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import fairness
-from train.evaluators.calibration import log_probabilities
+from train.evaluators.accuracy import guessed
 from train.evaluators.features import Doubles
-from train.evaluators.intervals import bootstrap, wilson
 from train.suite.classifiers import Classifier, classifiers, test_part
 from train.suite.context import Context
 from train.suite.outcome import CannotRun, Outcome, Plot, Row
 from train.suite.probes import training_part
 from train.suite.protocol import Protocol
+from train.suite.shares import Shares
 
 FAIRNESS = "fairness/1"
 POSITIVE = "positive"  # the detail that names the classes for which parity is asked
@@ -41,36 +42,32 @@ def treated(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     positive = _positive(described)
     for classifier in found:
         wanted, scores = positive[classifier.targets], _scores(classifier.logits, positive)
-        decisions = (scores > 0.5).astype(np.float64)
+        decisions = (scores > 0).astype(np.float64)
         yield _parity(described, decisions, groups, {**classifier.settings, "debiased": "no"})
         yield _accuracy(described, decisions, wanted, {**classifier.settings, "debiased": "no"})
+    for classifier in found:
         if classifier.probe is not None:
             yield from _debiased(described, classifier, positive, groups)
 
 
 def _accuracies(described: EvaluationSet, classifier: Classifier, groups: tuple[str, ...]) -> Iterator[Outcome]:
     right = (classifier.logits.argmax(1) == classifier.targets).astype(np.float64)
-    shares = fairness.by_group(right, groups)
-    named = np.asarray(groups)
-    intervals = {}
-    for name, (share, count) in shares.items():
-        targets = classifier.targets[named == name]
-        intervals[name] = wilson(round(share * count), count)
-        yield Row(
-            FAIRNESS, described.name, "subgroup_accuracy", share, "more", count,
-            chance=float(np.bincount(targets).max() / count), interval=intervals[name], interval_kind="Wilson",
-            synthetic=described.synthetic, settings={**classifier.settings, "subgroup": name},
-            scores=tuple(right[named == name].tolist()),
-        )  # fmt: skip
+    named, rows = np.asarray(groups), {}
     yield Row(
-        FAIRNESS, described.name, "subgroup_gap", fairness.gap(right, groups), "less", len(right),
+        FAIRNESS, described.name, "gap", fairness.gap(right, groups), "less", len(right),
         interval=fairness.gap_interval(right, groups, 0), interval_kind=WITHIN, synthetic=described.synthetic,
-        settings={**classifier.settings, "groups": described.groups},
+        settings={**classifier.settings, "subgroups": described.groups},
     )  # fmt: skip
+    for name in fairness.by_group(right, groups):
+        inside = named == name
+        rows[name] = Shares(FAIRNESS, described).row(
+            "accuracy", right[inside], guessed(classifier.targets[inside]), **classifier.settings, subgroup=name
+        )
+    yield from rows.values()
     yield Plot(
         FAIRNESS, described.name, "bars", f"Accuracy of the {classifier.name} by {described.groups}",
-        {"names": list(shares), "values": [share for share, _ in shares.values()],
-         "intervals": list(intervals.values()), "label": "accuracy"},
+        {"names": list(rows), "values": [row.value for row in rows.values()],
+         "intervals": [row.interval for row in rows.values()], "label": "accuracy"},
     )  # fmt: skip
 
 
@@ -102,26 +99,22 @@ def _debiased(
 
 
 def _accuracy(described: EvaluationSet, decisions: Doubles, wanted: Bools, settings: dict[str, Any]) -> Row:
+    """Of the binary decision; in the mean over the lotteries, where there are any."""
     scores = fairness.correctness(decisions, wanted)
-    return Row(
-        FAIRNESS, described.name, "binary_accuracy", float(scores.mean()), "more", len(scores),
-        chance=float(max(wanted.mean(), 1 - wanted.mean())), interval=bootstrap(scores),
-        interval_kind="bootstrap over images", synthetic=described.synthetic, settings=settings,
-        scores=tuple(scores.tolist()),
-    )  # fmt: skip
+    return Shares(FAIRNESS, described).mean("binary_accuracy", scores, guessed(wanted.astype(np.int64)), **settings)
 
 
 def _parity(described: EvaluationSet, decisions: Doubles, groups: tuple[str, ...], settings: dict[str, Any]) -> Row:
     return Row(
-        FAIRNESS, described.name, "demographic_parity_difference", fairness.gap(decisions, groups), "less",
+        FAIRNESS, described.name, "demographic_parity", fairness.gap(decisions, groups), "less",
         len(decisions), interval=fairness.gap_interval(decisions, groups, 0), interval_kind=WITHIN,
         synthetic=described.synthetic, settings=settings,
     )  # fmt: skip
 
 
 def _scores(logits: Doubles, positive: Bools) -> Doubles:
-    """The probability of the positive classes together, [n]."""
-    return np.exp(log_probabilities(logits))[:, positive].sum(1)
+    """The logarithm of the odds of the positive classes, [n]; it does not saturate, as probabilities do."""
+    return logsumexp(logits[:, positive], axis=1) - logsumexp(logits[:, ~positive], axis=1)
 
 
 def _positive(described: EvaluationSet) -> Bools:
@@ -160,7 +153,7 @@ PROTOCOLS = (
         FAIRNESS,
         "Fairness",
         "classification",
-        "section 4.5; Alabdulmohsin & Lucic 2021, Hardt et al. 2016",
+        "Section 4.5, fairness; Alabdulmohsin & Lucic 2021, Hardt et al. 2016",
         "Accuracy of each subgroup and the gap between the best and the worst; for the binary decision whether an "
         "image is of a positive class (the probability of those above one half) the demographic parity difference, the "
         "greatest difference between subgroups in the rate of positive decisions; and accuracy and difference on the "

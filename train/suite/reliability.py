@@ -6,19 +6,20 @@ in train/evaluators/calibration.py and detection.py.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import calibration, detection
+from train.evaluators.accuracy import guessed
 from train.evaluators.features import Doubles
-from train.evaluators.intervals import bootstrap, wilson
-from train.suite.classifiers import Classifier, classifiers, head_columns, neighbour, test_part
+from train.suite.classifiers import Classifier, classifiers, head_knows, head_logits, neighbour, test_part
 from train.suite.context import Context
 from train.suite.outcome import CannotRun, Outcome, Plot, Row
 from train.suite.probes import fitted, training_part
 from train.suite.protocol import Protocol
+from train.suite.shares import Shares
 from train.tower import Image
 from vit22b.prompts import canonical
 
@@ -31,22 +32,12 @@ def calibrated(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """Accuracy, and calibration before and after temperature scaling, of the probe and of the model's own head."""
     for classifier in classifiers(context, described):
         right = calibration.confidences(classifier.logits, classifier.targets)[1]
-        hits, n = int(right.sum()), len(right)
-        shares = np.bincount(classifier.targets) / n
-        row = Row(
-            CALIBRATION, described.name, "top1", hits / n, "more", n, chance=float(shares.max()),
-            interval=wilson(hits, n), interval_kind="Wilson", synthetic=described.synthetic,
-            settings=classifier.settings, scores=tuple(right.tolist()),
-        )  # fmt: skip
-        yield row
+        yield Shares(CALIBRATION, described).row("top1", right, guessed(classifier.targets), **classifier.settings)
+        yield from _judged(described, classifier, classifier.logits, {**classifier.settings, "scaled": "no"})
         temperatures, fitted_on = _temperatures(classifier)
-        told = {**classifier.settings, "fitted_on": fitted_on}
-        yield Row(
-            CALIBRATION, described.name, "temperature", float(np.mean(temperatures)), "neither", n,
-            synthetic=described.synthetic, settings=told,
-        )  # fmt: skip
-        yield from _judged(described, classifier, np.ones(n), {**classifier.settings, "temperature": "none"})
-        yield from _judged(described, classifier, temperatures, {**told, "temperature": "scaled"})
+        told = {"scaled": f"by temperature, fitted on {fitted_on}", "temperature": sorted(set(temperatures.tolist()))}
+        logits = classifier.logits / temperatures[:, None]
+        yield from _judged(described, classifier, logits, {**classifier.settings, **told})
 
 
 def _temperatures(classifier: Classifier) -> tuple[Doubles, str]:
@@ -59,37 +50,34 @@ def _temperatures(classifier: Classifier) -> tuple[Doubles, str]:
     if classifier.probe is not None:
         held = classifier.probe
         best = calibration.fit_temperature(held.validation_logits, held.validation_targets)
-        return np.full(n, best), "validation split of train"
+        return np.full(n, best), "a validation split of train"
     found = np.ones(n)
     halves = np.array_split(np.random.default_rng(0).permutation(n), 2)
     for half, other in (halves, halves[::-1]):
         if len(half) and len(other):
             found[half] = calibration.fit_temperature(classifier.logits[other], classifier.targets[other])
-    return found, "other half of test"
+    return found, "the other half of test"
 
 
 def _judged(
-    described: EvaluationSet, classifier: Classifier, temperatures: Doubles, settings: Mapping[str, Any]
+    described: EvaluationSet, classifier: Classifier, logits: Doubles, settings: Mapping[str, Any]
 ) -> Iterator[Outcome]:
-    logits, targets = classifier.logits / temperatures[:, None], classifier.targets
+    targets = classifier.targets
     sure, right = calibration.confidences(logits, targets)
-    row = Row(CALIBRATION, described.name, "", 0.0, "less", len(targets), interval_kind=BOOTSTRAP,
-              synthetic=described.synthetic, settings=settings)  # fmt: skip
-    binned = {**settings, "bins": calibration.BINS}
-    for binning in ("width", "mass"):
-        interval = calibration.ece_interval(sure, right, 0, binning)
-        value = calibration.ece(sure, right, binning)
-        yield dataclasses.replace(row, metric=f"ece_equal_{binning}", value=value, interval=interval, settings=binned)
-    chances = calibration.constant_scores(targets)
-    each = {"nll": calibration.nll_each(logits, targets), "brier": calibration.brier_each(logits, targets)}
-    for (metric, scores), chance in zip(each.items(), chances, strict=True):
-        yield dataclasses.replace(
-            row, metric=metric, value=float(scores.mean()), chance=chance, interval=bootstrap(scores),
-            scores=tuple(scores.tolist()),
+    for binning in get_args(calibration.Binning):
+        yield Row(
+            CALIBRATION, described.name, "ece", calibration.ece(sure, right, binning), "less", len(targets),
+            interval=calibration.ece_interval(sure, right, 0, binning), interval_kind=BOOTSTRAP,
+            synthetic=described.synthetic,
+            settings={**settings, "bins": f"{calibration.BINS} of equal {binning}"},
         )  # fmt: skip
+    each = {"nll": calibration.nll_each(logits, targets), "brier": calibration.brier_each(logits, targets)}
+    for (metric, scores), chance in zip(each.items(), calibration.constant_scores(targets), strict=True):
+        row = Shares(CALIBRATION, described).mean(metric, scores, chance, **settings)
+        yield dataclasses.replace(row, better="less")
     bins = [dataclasses.asdict(each) for each in calibration.bins_of(sure, right)]
-    when = "with" if settings["temperature"] == "scaled" else "without"
-    title = f"Reliability of the {classifier.name} {when} temperature scaling"
+    when = "as it is" if settings["scaled"] == "no" else "with temperature scaling"
+    title = f"Reliability of the {classifier.name}, {when}"
     yield Plot(CALIBRATION, described.name, "reliability", title, {"bins": bins, "ece": calibration.ece(sure, right)})
 
 
@@ -127,8 +115,8 @@ def _scorers(context: Context, described: EvaluationSet) -> dict[str, Callable[[
         "MSP, probe": lambda images: detection.max_softmax(probe.logits(context.pooled(images))),
         "Mahalanobis, features": lambda images: gaussians.score(context.pooled(images)),
     }
-    if (columns := head_columns(context, described)) is not None:
-        found["MSP, head"] = lambda images: detection.max_softmax(context.logits(images)[:, columns])
+    if head_knows(context, described):
+        found["MSP, own head"] = lambda images: detection.max_softmax(head_logits(context, described, images))
     return found
 
 
@@ -155,7 +143,7 @@ PROTOCOLS = (
         CALIBRATION,
         "Calibration",
         "classification",
-        "section 4.5; Guo et al. 2017",
+        "Section 4.5, calibration; Guo et al. 2017",
         "Expected calibration error in 15 bins of equal width and of equal mass, negative log-likelihood (nats) and "
         "Brier score (summed over the classes) of the L-BFGS probe and, where its labels have the set's classes, of "
         "the model's own head restricted to them; as they are, and with a temperature fitted to held-out images.",
@@ -165,7 +153,7 @@ PROTOCOLS = (
         DETECTION,
         "Out-of-distribution detection",
         "classification",
-        "section 4.5; Hendrycks & Gimpel 2017, Lee et al. 2018",
+        "Section 4.5; Hendrycks & Gimpel 2017, Lee et al. 2018",
         "The set's test images (the positives) against another set's: AUROC, and the false positive rate where 95% of "
         "the positives are kept, of the greatest softmax probability (MSP) of the probe and of the own head, and of "
         "the Mahalanobis distance of pooled features to the nearest class, with one covariance, shrunk by Ledoit & "
