@@ -5,8 +5,8 @@
 makes a folder for every set (train/evaluation_sets/reading.py has the format) and `pretraining`, a folder of images
 that the demo's tower is trained on. What is there already is left alone: a set that this program made, unless another
 version of it would make it otherwise or a package is there now that it had to do without, and every set of your own.
-Most sets come out of packages of the group `eval`; what comes out of Debian's is left out where these cannot be had, and
-the program says so.
+Most sets come out of packages of the group `eval`; what comes out of Debian's is left out where these cannot be had,
+and the program says so.
 """
 
 import dataclasses

@@ -4,6 +4,7 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 often with every skin tone. Men and women are trained on, and persons of no stated gender tested: other drawings.
 """
 
+import itertools
 from pathlib import Path
 
 from train.evaluation_sets import renderings, textures
@@ -27,17 +28,13 @@ def _make(folder: Path, _: Debian) -> EvaluationSet:
     for part, persons in PERSONS.items():
         half: textures.Half = "left" if part == "train" else "right"
         with PartWriter(folder / part) as writer:
-            for profession in PROFESSIONS:
-                for tone in SKIN_TONES:
-                    for person in persons:
-                        for style in styles:
-                            drawing = style.draw(at_work(person, tone, profession))
-                            names = (profession, person, tone, style.name)
-                            for number in range(VIEWS[part]):
-                                rng = generator("people", part, *names, number)
-                                file = f"{'_'.join(names).replace(' ', '_')}_{number:02d}.png"
-                                image = view(drawing, rng, background(rng, half))
-                                writer.add(file, image, [profession], group=tone)
+            for profession, tone, person, style in itertools.product(PROFESSIONS, SKIN_TONES, persons, styles):
+                drawing = style.draw(at_work(person, tone, profession))
+                names = (profession, person, tone, style.name)
+                for number in range(VIEWS[part]):
+                    rng = generator("people", part, *names, number)
+                    file = f"{'_'.join(names).replace(' ', '_')}_{number:02d}.png"
+                    writer.add(file, view(drawing, rng, background(rng, half)), [profession], group=tone)
     origins = "; ".join(style.origin for style in styles)
     return EvaluationSet(
         folder,

