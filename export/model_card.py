@@ -6,37 +6,20 @@ It is written when the version is done, and is none of the files that the manife
 may write more into it.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from export.artefact import read_manifest
 from export.version_folder import rewrite
-from vit22b.checkpoint import Checkpoints
 from vit22b.config import size_name
-from vit22b.description import find_step, read_description
+from vit22b.lineage import TrainingRun, lineage
 from vit22b.report_rows import ReportRow, ReportRows
 from vit22b.signature import MANIFEST_FILE, Manifest
 from vit22b.stored_layers import Layers
 from vit22b.tree import parameter_count
 
 CARD_FILE = str(Path(MANIFEST_FILE).with_name("README.md"))
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """One of the runs that a checkpoint comes from.
-
-    Attributes:
-        checkpoint: the step's folder.
-        description: where its weights came from, as model.json has it.
-        data: the checkpoint's item of that name: steps, batch, examples, recipe.
-    """
-
-    checkpoint: Path
-    source: Mapping[str, str] | None
-    data: Mapping[str, Any]
 
 
 def check_report(report: ReportRows | None, spaces: Sequence[str]) -> None:
@@ -66,61 +49,49 @@ def card(model: str, manifest: Manifest, layers: Layers, report: ReportRows | No
     yield f"# {_text(model)}"
     yield from _model(manifest, layers)
     yield from ("", "## Data and training")
-    runs = list(history(layers.folder))
-    for run in runs:
+    found = lineage(layers.folder)
+    for run in found.runs:
         yield from _run(run)
-    if (last := runs[-1].source) and "family" not in last:
-        yield f"- Before that: the checkpoint of space {last['space_id']}, which was not there at the export."
+    if found.missing is not None:
+        yield f"- Before that: the checkpoint of space {found.missing}, which was not there at the export."
     yield from ("", "## Evaluation")
     yield from _evaluation(manifest, report)
     yield from ("", "## Limits")
-    yield from (f"- {limit}" for limit in _limits(manifest, runs, report))
-
-
-def history(checkpoint: Path) -> Iterator[Training]:
-    """The runs that made a checkpoint, the last one first, as far back as their checkpoints are there."""
-    workdir, step = find_step(checkpoint)
-    with Checkpoints(workdir) as checkpoints:
-        data = checkpoints.data(step)
-    source = read_description(checkpoint).source
-    yield Training(checkpoint, source, data)
-    before = Path((source or {}).get("checkpoint", ""))
-    if before.name.isdigit() and (before / "model" / "model.json").is_file():
-        yield from history(before)
+    yield from (f"- {limit}" for limit in _limits(manifest, found.runs, report))
 
 
 def _model(manifest: Manifest, layers: Layers) -> Iterator[str]:
     image, text = manifest.config.image, manifest.config.text
-    parts = {
-        name: parameter_count({name: layers.shapes[name]})
-        for name in ("image", "head", "text")
-        if name in layers.shapes
-    }
+    parts = {name: parameter_count({name: part}) for name, part in layers.shapes.items()}
+    side = manifest.preprocess.resolution
+    form = f"width {image.width}, {image.depth} layers, MLP {image.mlp_dim}, {image.heads} heads"
     facts = {
-        "size": f"{size_name(image)}: width {image.width}, {image.depth} layers, MLP {image.mlp_dim}, {image.heads} heads",
+        "size": f"{size_name(image)}: {form}",
         "parameters": ", ".join(f"{count:,} {name}" for name, count in parts.items()),
-        "images": f"{manifest.preprocess.resolution} x {manifest.preprocess.resolution} pixels, patches of {image.patch}",
+        "images": f"{side} x {side} pixels, patches of {image.patch}",
         "embedding": f"{image.embedding} numbers of unit length, in the space {manifest.space_id}",
         "classes of the head": f"{len(manifest.labels):,}" if manifest.labels else "no head",
         "texts": "no text tower" if text is None else f"{text.length} tokens, a vocabulary of {text.vocabulary:,}",
         "weights": f"{manifest.weights}, of step {manifest.step:,} ({manifest.source})",
-        "format": f"{manifest.format}, for {', '.join(manifest.platforms)}; loads until {manifest.loads_until} at least",
+        "format": f"{manifest.format}, for {', '.join(manifest.platforms)}; loads until {manifest.loads_until}",
         "exported": f"{manifest.exported_on}, code {manifest.git_revision or 'outside a checkout'}",
     }
     yield from ("", "| | |", "|---|---|")
     yield from (f"| {name} | {_text(value)} |" for name, value in facts.items())
 
 
-def _run(run: Training) -> Iterator[str]:
+def _run(run: TrainingRun) -> Iterator[str]:
     """What a run learnt from, and how."""
-    recipe, source = run.data.get("recipe"), run.source or {}
+    recipe, source = run.recipe, run.description.source or {}
     if not recipe:
         yield f"- Weights of the family {source.get('family', 'unknown')}, imported; their own card says what they saw."
         return
-    kind = "Locked-image tuning" if "vocabulary" in recipe else "Training"
-    start = "random weights" if "size" in recipe else f"the checkpoint of space {source.get('space_id', 'unknown')}"
+    kind = "Locked-image tuning" if run.locked else "Training"
+    start = "random weights" if run.from_nothing else f"the checkpoint of space {source.get('space_id', 'unknown')}"
     steps = f"{run.data['step']:,} steps of {run.data['batch']:,}"
     yield f"- {kind} from {start} on {run.data['examples']:,} examples, {steps}, seed {run.data['seed']}."
+    if run.from_nothing and source:
+        yield f"  - taught by the model of space {source.get('space_id', 'unknown')}"
     for each in recipe.get("sources", ()):
         yield f"  - a source of {each} (a hash of its first and last names)"
     yield f"  - settings: {_text(_flat({k: v for k, v in recipe.items() if k != 'sources'}))}"
@@ -146,7 +117,7 @@ def _row(row: ReportRow) -> str:
     return f"| {' | '.join(_text(each) for each in cells)} |"
 
 
-def _limits(manifest: Manifest, runs: Sequence[Training], report: ReportRows | None) -> Iterator[str]:
+def _limits(manifest: Manifest, runs: Sequence[TrainingRun], report: ReportRows | None) -> Iterator[str]:
     yield f"Vectors compare only within the space {manifest.space_id}; other models' vectors mean something else."
     examples = sum(run.data.get("examples", 0) for run in runs)
     if examples:

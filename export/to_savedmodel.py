@@ -3,8 +3,8 @@
     .venv/bin/python export/to_savedmodel.py --checkpoint build/lit --output build/models/digits
 
 The version holds the signatures of vit22b/signature.py for every platform and any batch size, weights as variables, a
-manifest and a model card (assets.extra/), and golden requests with their answers, which a server is warmed with and proves
-itself by. It is written beside its place and renamed, so that no server sees half of it.
+manifest and a model card (assets.extra/vit22b.json, README.md), and golden requests with their answers, which a server
+is warmed with and proves itself by. It is written beside its place and renamed, so that no server sees half of it.
 """
 
 import os
