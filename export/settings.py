@@ -45,6 +45,8 @@ class Settings:
     batching: Batching = dataclasses.field(default_factory=Batching)
     target: Target = dataclasses.field(default_factory=Target)
     format: Format = dataclasses.field(default_factory=Format)
+    report: Path | None = None
+    """report.json of an evaluation of this checkpoint by train/evaluate.py; its figures go into the model card."""
     golden: Literal["recorded", "none"] = "recorded"
     """recorded: the version is run here, and its answers are what verify.py and servers compare theirs with. none: it
     is written without having run, for a machine that cannot; servers have nothing to warm it with."""

@@ -3,8 +3,8 @@
     .venv/bin/python export/to_savedmodel.py --checkpoint build/lit --output build/models/digits
 
 The version holds the signatures of vit22b/signature.py for every platform and any batch size, weights as variables, a
-manifest (assets.extra/vit22b.json), and golden requests with their answers, which a server is warmed with and proves
-itself by. It is written beside its place and renamed, so that no server sees half of it.
+manifest and a model card (assets.extra/vit22b.json, README.md), and golden requests with their answers, which a server
+is warmed with and proves itself by. It is written beside its place and renamed, so that no server sees half of it.
 """
 
 import os
@@ -25,7 +25,7 @@ from pathlib import Path
 import jax
 import tensorflow as tf
 
-from export import apart, numerics, stablehlo, variables
+from export import apart, model_card, numerics, stablehlo, variables
 from export.batching import Batching
 from export.class_bank import write_methods
 from export.serving_module import ServingModule
@@ -42,6 +42,7 @@ from export.variables import Variables
 from export.version_folder import choose_version, sha256, staged
 from vit22b import program, signature, version_window
 from vit22b.description import git_revision
+from vit22b.report_rows import ReportRows, read_rows
 from vit22b.stored_layers import Layers, open_layers
 from vit22b.quantised import TOLERANCES, weight_bytes
 from vit22b.signature import ClassBank, Manifest
@@ -61,6 +62,7 @@ def export(settings: Settings) -> None:
     check_format(settings)
     check_neighbours(settings)
     check_numerics(settings)
+    report = None if settings.report is None else read_rows(settings.report)
     output = settings.output.absolute()
     choose_version(output, settings.version)  # so that one that is there is told before anything is read
     layers = open_layers(settings.checkpoint, settings.weights_from)
@@ -70,7 +72,8 @@ def export(settings: Settings) -> None:
     settings.target.require_fit(description.config, settings.weights, settings.batching.sizes)
     write = _write_stablehlo if settings.format.format == "stablehlo" else _write_savedmodel
     with staged(output, settings.version, weight_bytes(description.config, settings.weights)) as stage:
-        manifest = write(settings, layers, bank, stage.folder)
+        manifest = write(settings, layers, bank, stage.folder, report)
+        model_card.write(stage.folder, output.name, layers, report)
     if settings.weights != "float32" and settings.unmeasured:
         print(f"{settings.weights} against float32: not measured, since {settings.unmeasured}")
     print(
@@ -79,8 +82,10 @@ def export(settings: Settings) -> None:
     )
 
 
-def _write_savedmodel(settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path) -> Manifest:
-    manifest = _convert(settings, layers, bank, folder)
+def _write_savedmodel(
+    settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path, report: ReportRows | None
+) -> Manifest:
+    manifest = _convert(settings, layers, bank, folder, report)
     gc.collect()  # the graph refers to itself; what comes next needs the memory of its weights
     settings.target.prove(folder)
     if settings.golden == "recorded":
@@ -90,18 +95,24 @@ def _write_savedmodel(settings: Settings, layers: Layers, bank: ClassBank | None
     return manifest
 
 
-def _convert(settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path) -> Manifest:
+def _convert(
+    settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path, report: ReportRows | None
+) -> Manifest:
     """Writes the version as it is before it ran."""
     description, batching = layers.description, settings.target.batching(settings.batching)
     weights = variables.stream(layers, settings.weights)
+    model_card.check_report(report, (weights.space_id, weights.float32_space_id))
     module = ServingModule(description, weights, batching, settings.platforms, settings.feature_layers, bank)
     manifest = make_manifest(settings, layers, weights, module.programs, bank)
     save(module, manifest, description.tokenizer, folder, settings.target, settings.batching)
     return manifest
 
 
-def _write_stablehlo(settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path) -> Manifest:
+def _write_stablehlo(
+    settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path, report: ReportRows | None
+) -> Manifest:
     weights = variables.stream(layers, settings.weights)
+    model_card.check_report(report, (weights.space_id, weights.float32_space_id))
     exported = stablehlo.programs(
         layers.description, weights.weights, settings.platforms, settings.feature_layers, settings.format.abstract_mesh
     )

@@ -172,6 +172,7 @@ _SIZES = {
     "22b": (6144, 48, 24576, 48, 14, 224),
 }
 SIZES = {name: ViTConfig(*numbers) for name, numbers in _SIZES.items()}
+_SIZE_FIELDS = ("width", "depth", "mlp_dim", "heads")
 
 
 def vit(size: str, **changes: Any) -> ViTConfig:
@@ -189,6 +190,12 @@ def vit(size: str, **changes: Any) -> ViTConfig:
         hint = f" Did you mean {[n for n in SIZES if n.lower() == near[0]]}?" if near else ""
         raise ValueError(f"unknown size {size!r}; expected one of {', '.join(SIZES)}.{hint}")
     return dataclasses.replace(SIZES[size], **changes)
+
+
+def size_name(image: ViTConfig) -> str:
+    """The name of the size that has an image tower's width, depth, MLP and heads; "custom" where none has."""
+    names = (name for name, size in SIZES.items() if all(getattr(size, f) == getattr(image, f) for f in _SIZE_FIELDS))
+    return next(names, "custom")
 
 
 def text_tower(image: ViTConfig, vocabulary: int, length: int = 16) -> TextConfig:

@@ -18,7 +18,7 @@ from train.suite.running import Ran
 from train.tower import Tower
 from train.training_compute import training_flops
 from vit22b import model
-from vit22b.config import SIZES, ViTConfig
+from vit22b.config import size_name
 from vit22b.description import find_step, git_revision
 from vit22b.tree import parameter_count
 
@@ -47,16 +47,6 @@ def model_facts(tower: Tower, step: int | None = None) -> ModelFacts:
         step=step if tower.checkpoint is None else find_step(tower.checkpoint)[1],
         training_flops=None if tower.checkpoint is None else training_flops(tower.checkpoint),
     )
-
-
-def size_name(image: ViTConfig) -> str:
-    """The name of the size that has a tower's width, depth, MLP and heads, or "custom"."""
-    found = [
-        name
-        for name, size in SIZES.items()
-        if (size.width, size.depth, size.mlp_dim, size.heads) == (image.width, image.depth, image.mlp_dim, image.heads)
-    ]
-    return found[0] if found else "custom"
 
 
 def set_facts(described: EvaluationSet) -> SetFacts:

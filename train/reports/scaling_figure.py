@@ -83,15 +83,22 @@ def _panel(panel: Axes, comparison: Comparison, measure: Measure, field: str) ->
         points = [(x, y) for x, y in zip(places, line.values, strict=True) if x and y is not None]
         if points:
             figures.mark(panel, index, *np.array(sorted(points), float).T, line.data)
-    known = sorted({(x, name) for x, name in zip(places, comparison.names, strict=True) if x})
+    known = sorted({(x, name.split()[0]) for x, name in zip(places, comparison.names, strict=True) if x})
     if not known:
         panel.text(0.5, 0.5, "not known of these models", ha="center", transform=panel.transAxes, color=figures.PAGE)
+        panel.set_xticks([])
         return
     panel.set_xscale("log")
-    panel.grid(axis="y", alpha=0.25)
-    for x, name in known:
-        panel.annotate(
-            name.split()[0], (x, 1), (0, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
-            rotation=90, va="top", ha="right", fontsize=7, color=figures.PAGE,
-        )  # fmt: skip
+    panel.minorticks_off()
+    panel.set_xticks(
+        [x for x, _ in known], [f"{name}, {_short(x)}" for x, name in known],
+        rotation=35, ha="right", rotation_mode="anchor",
+    )  # fmt: skip
+    panel.grid(alpha=0.25)
     figures.legend(panel)
+
+
+def _short(value: float) -> str:
+    """A large number as an axis has room for it."""
+    power = min(max((len(f"{value:.0f}") - 1) // 3, 0), 7)
+    return f"{value / 1000**power:.3g}{' kMGTPEZ'[power].strip()}"

@@ -1,0 +1,119 @@
+import json
+
+import pytest
+
+from train.hierarchy import read_hierarchy
+from train.mixture import Mixture
+from train.sources.example import Example
+
+TABLE = {
+    "beagle": ["dog", "pet"],
+    "dog": ["mammal"],
+    "pet": [],
+    "mammal": ["animal"],
+    "tabby": ["cat"],
+    "cat": ["mammal"],
+}
+
+
+class Listed:
+    where_labels = "a list"
+
+    def __init__(self, *labels):
+        self.labels = tuple(dict.fromkeys(label for each in labels for label in each))
+        self._each = labels
+
+    def __len__(self):
+        return len(self._each)
+
+    def __getitem__(self, index):
+        return Example(self.name(index), b"", self._each[index])
+
+    def name(self, index):
+        return f"image {index}"
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(TABLE))
+    return path
+
+
+def test_a_label_becomes_itself_and_all_that_is_above_it(table):
+    hierarchy = read_hierarchy(table)
+    assert hierarchy.flattened(["beagle"]) == ("beagle", "dog", "pet", "mammal", "animal")
+    assert hierarchy.flattened(["beagle", "tabby"])[:2] == ("beagle", "tabby")
+    assert sorted(hierarchy.flattened(["beagle", "tabby"])) == sorted(
+        {"beagle", "dog", "pet", "mammal", "animal", "tabby", "cat"}
+    )
+    assert hierarchy.flattened(["animal"]) == ("animal",)
+    assert hierarchy.flattened([]) == ()
+
+
+def test_the_examples_of_a_mixture_are_flattened_and_its_classes_grow(table):
+    mixture = Mixture((Listed(("beagle",), ("tabby", "cat")), Listed(("pet",))), (2, 1))
+    flat = read_hierarchy(table).over(mixture)
+    assert flat.labels == ("beagle", "tabby", "cat", "dog", "pet", "mammal", "animal")
+    assert flat.sources[0][1].labels == ("tabby", "cat", "mammal", "animal")
+    assert flat.sources[1][0].labels == ("pet",)
+    assert (len(flat), flat.shares, flat.sources[0].name(1)) == (3, (2, 1), "image 1")
+    assert mixture.sources[0][0].labels == ("beagle",)
+
+
+def test_lines_and_json_say_the_same_whatever_their_order(table, tmp_path):
+    pairs = [f"{name}\t{parent}" for name, above in TABLE.items() for parent in above] + ["pet"]
+    lines = tmp_path / "table.tsv"
+    lines.write_text("\n".join(reversed(pairs)) + "\n\n")
+    first, second = read_hierarchy(table), read_hierarchy(lines)
+    assert {name: set(above) for name, above in first.parents.items()} == {
+        name: set(above) for name, above in second.parents.items()
+    }
+    assert first.digest == second.digest
+    lines.write_text("\n".join(pairs[:-2]))
+    assert read_hierarchy(lines).digest != first.digest
+
+
+def test_a_class_that_the_table_lacks_is_told_with_the_nearest(table):
+    with pytest.raises(ValueError, match=r"lacks 1 of the classes, the first of them 'beagel' \(did you mean 'beagle'"):
+        read_hierarchy(table).over(Mixture((Listed(("beagel",)),)))
+
+
+@pytest.mark.parametrize(
+    ("edges", "cycle"),
+    [
+        ({"a": ["b"], "b": ["c"], "c": ["b"]}, "b -> c -> b"),
+        ({"a": ["a"]}, "a -> a"),
+        ({"x": ["a"], "a": ["b", "c"], "b": [], "c": ["x"]}, "x -> a -> c -> x"),
+    ],
+)
+def test_a_class_above_itself_is_refused_by_name(tmp_path, edges, cycle):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(edges))
+    with pytest.raises(ValueError, match=f"above itself: {cycle};"):
+        read_hierarchy(path)
+
+
+def test_a_class_that_is_above_by_two_ways_is_no_cycle_however_deep(tmp_path):
+    path = tmp_path / "table.tsv"
+    path.write_text("\n".join(f"c{i}\tc{i + 1}\nc{i}\tc{i + 2}" for i in range(3000)))
+    assert len(read_hierarchy(path).flattened(["c0"])) == 3002
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.json", "{", "is no JSON"),
+        ("t.json", "[]", "holds no object"),
+        ("t.json", '{"a": "b"}', "'a' has 'b'"),
+        ("t.json", '{"a": [""]}', "'a' has"),
+        ("t.tsv", "a\tb\tc", "line 1"),
+        ("t.tsv", "a\tb\n\tc", "line 2"),
+    ],
+)
+def test_what_is_no_table_is_told(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_hierarchy(tmp_path / name)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_hierarchy(tmp_path / "none.json")

@@ -1,0 +1,63 @@
+import json
+import shutil
+
+import pytest
+
+from tests.towers import PREPROCESS, ZERO_SHOT, random_params
+from train.training_compute import training_flops
+from vit22b import flops
+from vit22b.checkpoint import Checkpoints
+from vit22b.description import Description, read_description
+from vit22b.lineage import lineage
+
+
+@pytest.fixture
+def moved(tuned, tmp_path):
+    """The tuned checkpoint elsewhere, and what changes where its source lies."""
+    shutil.copytree(tuned, tmp_path / "lit")
+    path = tmp_path / "lit" / "checkpoints" / "12" / "model" / "model.json"
+
+    def move(place):
+        values = json.loads(path.read_text())
+        values["source"]["checkpoint"] = str(place)
+        path.write_text(json.dumps(values))
+        return tmp_path / "lit"
+
+    return move
+
+
+def test_pretraining_costs_its_steps(pretrained):
+    image = read_description(pretrained).config.image
+    assert training_flops(pretrained) == 12 * 32 * flops.train(image, image.sequence)
+    assert training_flops(pretrained / "checkpoints" / "12") == training_flops(pretrained)
+
+
+def test_tuning_costs_every_image_once_the_text_towers_steps_and_what_came_before(tuned, pretrained):
+    config = read_description(tuned).config
+    own = 400 * flops.forward(config.image, config.image.sequence) + 12 * 64 * flops.train(
+        config.text, config.text.length
+    )
+    assert training_flops(tuned) == own + training_flops(pretrained)
+    assert [run.folder for run in lineage(tuned).runs] == [each / "checkpoints" / "12" for each in (tuned, pretrained)]
+
+
+def test_what_began_with_a_checkpoint_that_is_gone_is_not_known(moved, tuned, tmp_path):
+    gone = moved(tmp_path / "none" / "checkpoints" / "12")
+    assert training_flops(gone) is None
+    assert lineage(gone).missing == read_description(tuned).source["space_id"]
+    assert len(lineage(gone).runs) == 1
+
+
+def test_what_was_imported_is_not_known(tmp_path, moved):
+    source = {"checkpoint": "/weights.npz", "family": "clip", "space_id": "0" * 16}
+    description = Description(ZERO_SHOT, PREPROCESS, tokenizer="{}", source=source)
+    with Checkpoints(tmp_path / "imported", keep=1) as checkpoints:
+        checkpoints.save(0, {"params": random_params(ZERO_SHOT)}, {"step": 0}, description)
+    assert training_flops(tmp_path / "imported") is None
+    assert lineage(tmp_path / "imported").missing is None
+    assert training_flops(moved(tmp_path / "imported" / "checkpoints" / "0")) is None
+
+
+def test_no_checkpoint_is_told(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        training_flops(tmp_path)
