@@ -4,7 +4,13 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 the same table for people; a test compares the two.
 """
 
-from train.suite import classification, shifted
+from train.suite import classification, cues, people, reliability, shifted
 from train.suite.protocol import Protocol
 
-PROTOCOLS: tuple[Protocol, ...] = (*classification.PROTOCOLS, *shifted.PROTOCOLS)
+PROTOCOLS: tuple[Protocol, ...] = (
+    *classification.PROTOCOLS,
+    *shifted.PROTOCOLS,
+    *reliability.PROTOCOLS,
+    *people.PROTOCOLS,
+    *cues.PROTOCOLS,
+)
