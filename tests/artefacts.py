@@ -1,5 +1,6 @@
 """The walk's artefacts as fixtures, each made once a session by the program that users run."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -107,16 +108,16 @@ class Served:
     model: str
 
 
-@pytest.fixture(scope="session")
-def served(repository: Path) -> Iterator[Served]:
-    """The model `digits` behind serving/model_server.py on a free port, its golden answers checked."""
+@contextlib.contextmanager
+def serving(base_path: Path) -> Iterator[Served]:
+    """Serves the model in a folder, by the folder's name, in a process of its own, its golden answers checked."""
     command = [
         sys.executable,
         ROOT / "serving" / "model_server.py",
         f"--port={closed_address().rpartition(':')[2]}",
         "--bind_address=127.0.0.1",
-        "--model_name=digits",
-        f"--model_base_path={repository / 'digits'}",
+        f"--model_name={base_path.name}",
+        f"--model_base_path={base_path}",
         "--max_num_load_retries=0",
         "--check_golden",
     ]
@@ -132,11 +133,18 @@ def served(repository: Path) -> Iterator[Served]:
         pytest.fail("the server did not start:\n" + "".join(lines))
     drain = threading.Thread(target=server.stderr.read, daemon=True)
     drain.start()
-    yield Served(found[1], "digits")
+    yield Served(found[1], base_path.name)
     server.terminate()
     assert server.wait(timeout=60) == 0
     drain.join()
     server.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def served(repository: Path) -> Iterator[Served]:
+    """The model `digits` behind serving/model_server.py on a free port, its golden answers checked."""
+    with serving(repository / "digits") as found:
+        yield found
 
 
 @pytest.fixture
