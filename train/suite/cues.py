@@ -201,7 +201,7 @@ PROTOCOLS = (
         SHAPE_BIAS,
         "Shape bias",
         "cues",
-        "Section 4.5, human alignment; Geirhos et al. 2019, 2020, 2021",
+        "section 4.5; Geirhos et al. 2019, 2020, 2021",
         "Among the decisions for the category of the shape or of the texture, the share of those for the shape; images "
         "whose two cues are of one category are left out. The probe of another set decides, by the mean probability of "
         "the classes in each category, and the text tower by the categories' names. With a table of people's answers, "
