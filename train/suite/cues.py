@@ -88,7 +88,7 @@ def _bias(conflict: Conflict, decider: str, decisions: Indices) -> Generator[Out
     each = shape_bias.by_category(decisions, conflict.shapes, conflict.textures, categories)
     shown = {name: of for name, of in each.items() if of.shape + of.texture}
     yield Plot(
-        SHAPE_BIAS, described.name, "bars", f"Shape bias of the {decider} by the shape's category",
+        SHAPE_BIAS, described.name, "bars", f"Shape bias by the shape's category ({decider})",
         {"names": list(shown), "values": [of.bias for of in shown.values()],
          "intervals": [wilson(of.shape, of.shape + of.texture) for of in shown.values()], "label": "shape bias"},
     )  # fmt: skip
