@@ -12,6 +12,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from train.evaluators.intervals import Interval, percentiles, resampled
+
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Binning = Literal["width", "mass"]
@@ -48,9 +50,10 @@ def confidences(logits: npt.ArrayLike, targets: npt.ArrayLike, temperature: floa
     Raises:
         ValueError: nothing to judge, or shapes that do not belong together.
     """
-    found = log_probabilities(*_checked(logits, targets)[:1], temperature)
+    given, right = _checked(logits, targets)
+    found = log_probabilities(given, temperature)
     best = found.argmax(1)
-    return np.exp(found[np.arange(len(found)), best]), (best == np.asarray(targets)).astype(np.float64)
+    return np.exp(found[np.arange(len(found)), best]), (best == right).astype(np.float64)
 
 
 def nll_each(logits: npt.ArrayLike, targets: npt.ArrayLike, temperature: float = 1.0) -> Doubles:
@@ -122,17 +125,15 @@ def ece(confidence: Doubles, correct: Doubles, binning: Binning = "width", bins:
 
 
 def ece_interval(
-    confidence: Doubles, correct: Doubles, seed: int, binning: Binning = "width", bins: int = BINS, repeats: int = 1000
-) -> tuple[float, float]:
+    confidence: Doubles, correct: Doubles, seed: int = 0, binning: Binning = "width", bins: int = BINS
+) -> Interval:
     """95% of the ECE over bootstrap samples of the images; the bins stay where the whole sample puts them.
 
     An ECE is a mean of absolute values, which noise raises: the samples' lie above it, and so may the interval.
     """
     sums = _gaps(confidence, correct, binning, bins)
-    n = len(sums)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats)
-    low, high = np.quantile(np.abs(weights @ sums).sum(1) / n, (0.025, 0.975))
-    return float(low), float(high)
+    found = [np.abs(counts @ sums).sum(1) / len(sums) for (counts,) in resampled([len(sums)], seed)]
+    return percentiles(np.concatenate(found))
 
 
 def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike) -> float:

@@ -15,8 +15,10 @@ from sklearn.metrics import roc_auc_score
 
 from train.evaluators.calibration import log_probabilities
 from train.evaluators.features import Standard
+from train.evaluators.intervals import Interval, percentiles, resampled
 
 Doubles = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 KEPT = 0.95  # of the images inside, where false positives are counted
 
 
@@ -85,39 +87,33 @@ def fpr95(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:
     One who draws scores by lot gets 0.95, one who gives all images the same score gets 1.
     """
     _joined(inside, outside)
-    return float(_fpr95(np.asarray(inside, np.float64), np.asarray(outside, np.float64), None, None)[0])
+    given, other = np.sort(np.asarray(inside, np.float64)), np.sort(np.asarray(outside, np.float64))
+    once = np.ones((1, len(given)), np.int64), np.ones((1, len(other)), np.int64)
+    return float(_rates(given, other, *once)[0])
 
 
-def intervals(
-    inside: npt.ArrayLike, outside: npt.ArrayLike, seed: int, repeats: int = 1000
-) -> dict[str, tuple[float, float]]:
+def intervals(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: int = 0) -> dict[str, Interval]:
     """95% of "auroc" and "fpr95" over bootstrap samples of the images, those inside and those outside drawn apart."""
     _joined(inside, outside)
-    given, other = np.asarray(inside, np.float64), np.asarray(outside, np.float64)
-    generator = np.random.default_rng(seed)
-    weights, others = (
-        generator.multinomial(len(scores), np.full(len(scores), 1 / len(scores)), size=repeats)
-        for scores in (given, other)
-    )
-    order = np.argsort(other, kind="stable")
-    below = np.pad(np.cumsum(others[:, order], 1), ((0, 0), (1, 0)))
-    less, most = (np.searchsorted(other[order], given, side=side) for side in ("left", "right"))
-    areas = ((below[:, less] + below[:, most]) / 2 * weights).sum(1) / (len(given) * len(other))
-    found = {"auroc": areas, "fpr95": _fpr95(given, other, weights, others)}
-    return {name: tuple(float(end) for end in np.quantile(each, (0.025, 0.975))) for name, each in found.items()}
+    sorted_inside, sorted_outside = np.sort(np.asarray(inside, np.float64)), np.sort(np.asarray(outside, np.float64))
+    less, most = (np.searchsorted(sorted_outside, sorted_inside, side=side) for side in ("left", "right"))
+    areas, rates = [], []
+    for counts, others in resampled([len(sorted_inside), len(sorted_outside)], seed):
+        below = np.pad(np.cumsum(others, axis=1), ((0, 0), (1, 0)))  # of those outside, how many have a lower place
+        pairs = ((below[:, less] + below[:, most]) / 2 * counts).sum(axis=1)
+        areas.append(pairs / (len(sorted_inside) * len(sorted_outside)))
+        rates.append(_rates(sorted_inside, sorted_outside, counts, others))
+    return {"auroc": percentiles(np.concatenate(areas)), "fpr95": percentiles(np.concatenate(rates))}
 
 
-def _fpr95(inside: Doubles, outside: Doubles, weights: np.ndarray | None, others: np.ndarray | None) -> Doubles:
-    """FPR95 of samples in which images count as often as weights [b, inside] and others [b, outside] say; [b]."""
-    weights = np.ones((1, len(inside)), np.int64) if weights is None else weights
-    others = np.ones((1, len(outside)), np.int64) if others is None else others
-    best = np.argsort(-inside, kind="stable")
-    reached = np.cumsum(weights[:, best], 1) * 100 >= round(KEPT * 100) * weights.sum(1, keepdims=True)
-    thresholds = inside[best][reached.argmax(1)]
-    order = np.argsort(outside, kind="stable")
-    from_top = np.pad(np.cumsum(others[:, order][:, ::-1], 1), ((0, 0), (1, 0)))
-    taken = len(outside) - np.searchsorted(outside[order], thresholds, side="left")
-    return from_top[np.arange(len(taken)), taken] / others.sum(1)
+def _rates(inside: Doubles, outside: Doubles, counts: Counts, others: Counts) -> Doubles:
+    """FPR95 of samples [b] in which the scores, in ascending order, come as often as counts and others [b, .] say."""
+    from_top = np.cumsum(counts[:, ::-1], axis=1)
+    reached = from_top * 100 >= round(KEPT * 100) * from_top[:, -1:]
+    thresholds = inside[::-1][reached.argmax(axis=1)]
+    taken = np.pad(np.cumsum(others[:, ::-1], axis=1), ((0, 0), (1, 0)))
+    places = len(outside) - np.searchsorted(outside, thresholds, side="left")
+    return taken[np.arange(len(places)), places] / others.sum(axis=1)
 
 
 def _joined(inside: npt.ArrayLike, outside: npt.ArrayLike) -> tuple[Doubles, Doubles]:

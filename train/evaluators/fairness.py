@@ -15,6 +15,8 @@ from fairlearn.metrics import MetricFrame, count, mean_prediction
 from fairlearn.postprocessing import ThresholdOptimizer
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from train.evaluators.intervals import Interval, percentiles, resampled
+
 Doubles = npt.NDArray[np.float64]
 LEVELS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 GRID = 1000  # rates of positive decisions that are tried lie a thousandth apart
@@ -50,20 +52,19 @@ def gap(values: npt.ArrayLike, groups: Sequence[str]) -> float:
     return max(means) - min(means)
 
 
-def gap_interval(values: npt.ArrayLike, groups: Sequence[str], seed: int, repeats: int = 1000) -> tuple[float, float]:
+def gap_interval(values: npt.ArrayLike, groups: Sequence[str], seed: int = 0) -> Interval:
     """95% of the gap over bootstrap samples of the images, drawn in each subgroup apart.
 
     A gap is a greatest difference, which chance can only raise: with small subgroups the interval lies above the gap
     of a classifier that treats all alike.
     """
     given, names = _checked(values, groups)
-    generator, means = np.random.default_rng(seed), []
-    for name in np.unique(names):
-        inside = given[names == name]
-        weights = generator.multinomial(len(inside), np.full(len(inside), 1 / len(inside)), size=repeats)
-        means.append(weights @ inside / len(inside))
-    low, high = np.quantile(np.max(means, 0) - np.min(means, 0), (0.025, 0.975))
-    return float(low), float(high)
+    inside = [given[names == name] for name in np.unique(names)]
+    gaps = []
+    for counts in resampled([len(each) for each in inside], seed):
+        means = [drawn @ each / len(each) for drawn, each in zip(counts, inside, strict=True)]
+        gaps.append(np.max(means, axis=0) - np.min(means, axis=0))
+    return percentiles(np.concatenate(gaps))
 
 
 @dataclasses.dataclass(frozen=True)

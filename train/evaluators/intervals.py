@@ -3,7 +3,7 @@
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Arrays in, numbers out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -53,15 +53,8 @@ def bootstrap(scores: npt.ArrayLike, seed: int = 0, draws: int = DRAWS, level: f
     values = np.asarray(scores, np.float64)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"scores have the shape {values.shape}; expected [n], with one example or more")
-    size = len(values)
-    generator = np.random.default_rng(seed)
-    even = np.full(size, 1 / size)
-    step = max(CHUNK // size, 1)
-    means = [
-        generator.multinomial(size, even, size=min(step, draws - start)) @ values / size
-        for start in range(0, draws, step)
-    ]
-    return _percentiles(np.concatenate(means), level)
+    means = [counts @ values / len(values) for (counts,) in resampled([len(values)], seed, draws)]
+    return percentiles(np.concatenate(means), level)
 
 
 def paired_bootstrap(
@@ -112,9 +105,31 @@ def bootstrap_of(
     finite = np.asarray(drawn)[np.isfinite(drawn)]
     if not len(finite):
         raise ValueError("the statistic is finite on no resample; it needs more examples")
-    return _percentiles(finite, level)
+    return percentiles(finite, level)
 
 
-def _percentiles(values: npt.NDArray[np.float64], level: float) -> Interval:
+def resampled(sizes: Sequence[int], seed: int = 0, draws: int = DRAWS) -> Iterator[list[npt.NDArray[np.int64]]]:
+    """How often each example comes in bootstrap samples, for statistics that are sums over the examples.
+
+    Args:
+        sizes: how many examples there are; of several sets of examples each is drawn from by itself.
+        seed: the same one gives the same samples, however many are held at once.
+        draws: how many samples.
+
+    Yields:
+        Some of the samples, [b, size] for every set; so many that they fit into memory.
+    """
+    generators = [np.random.default_rng([seed, place] if place else seed) for place in range(len(sizes))]
+    step = max(CHUNK // max(sizes), 1)
+    for start in range(0, draws, step):
+        many = min(step, draws - start)
+        yield [
+            generator.multinomial(size, np.full(size, 1 / size), size=many)
+            for generator, size in zip(generators, sizes, strict=True)
+        ]
+
+
+def percentiles(values: npt.NDArray[np.float64], level: float = 0.95) -> Interval:
+    """What lies in the middle of a statistic's values on bootstrap samples, [draws]; `level` is its share."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -88,7 +88,7 @@ def _bias(conflict: Conflict, decider: str, decisions: Indices) -> Generator[Out
     each = shape_bias.by_category(decisions, conflict.shapes, conflict.textures, categories)
     shown = {name: of for name, of in each.items() if of.shape + of.texture}
     yield Plot(
-        SHAPE_BIAS, described.name, "bars", f"Shape bias of the {decider} by the shape's category",
+        SHAPE_BIAS, described.name, "bars", f"Shape bias by the shape's category ({decider})",
         {"names": list(shown), "values": [of.bias for of in shown.values()],
          "intervals": [wilson(of.shape, of.shape + of.texture) for of in shown.values()], "label": "shape bias"},
     )  # fmt: skip
@@ -201,7 +201,7 @@ PROTOCOLS = (
         SHAPE_BIAS,
         "Shape bias",
         "cues",
-        "Section 4.5, human alignment; Geirhos et al. 2019, 2020, 2021",
+        "section 4.5; Geirhos et al. 2019, 2020, 2021",
         "Among the decisions for the category of the shape or of the texture, the share of those for the shape; images "
         "whose two cues are of one category are left out. The probe of another set decides, by the mean probability of "
         "the classes in each category, and the text tower by the categories' names. With a table of people's answers, "

@@ -55,7 +55,7 @@ def _accuracies(described: EvaluationSet, classifier: Classifier, groups: tuple[
     named, rows = np.asarray(groups), {}
     yield Row(
         FAIRNESS, described.name, "gap", fairness.gap(right, groups), "less", len(right),
-        interval=fairness.gap_interval(right, groups, 0), interval_kind=WITHIN, synthetic=described.synthetic,
+        interval=fairness.gap_interval(right, groups), interval_kind=WITHIN, synthetic=described.synthetic,
         settings={**classifier.settings, "subgroups": described.groups},
     )  # fmt: skip
     for name in fairness.by_group(right, groups):
@@ -107,7 +107,7 @@ def _accuracy(described: EvaluationSet, decisions: Doubles, wanted: Bools, setti
 def _parity(described: EvaluationSet, decisions: Doubles, groups: tuple[str, ...], settings: dict[str, Any]) -> Row:
     return Row(
         FAIRNESS, described.name, "demographic_parity", fairness.gap(decisions, groups), "less",
-        len(decisions), interval=fairness.gap_interval(decisions, groups, 0), interval_kind=WITHIN,
+        len(decisions), interval=fairness.gap_interval(decisions, groups), interval_kind=WITHIN,
         synthetic=described.synthetic, settings=settings,
     )  # fmt: skip
 
@@ -153,7 +153,7 @@ PROTOCOLS = (
         FAIRNESS,
         "Fairness",
         "classification",
-        "Section 4.5, fairness; Alabdulmohsin & Lucic 2021, Hardt et al. 2016",
+        "section 4.5; Alabdulmohsin & Lucic 2021, Hardt et al. 2016",
         "Accuracy of each subgroup and the gap between the best and the worst; for the binary decision whether an "
         "image is of a positive class (the probability of those above one half) the demographic parity difference, the "
         "greatest difference between subgroups in the rate of positive decisions; and accuracy and difference on the "

@@ -67,7 +67,7 @@ def _judged(
     for binning in get_args(calibration.Binning):
         yield Row(
             CALIBRATION, described.name, "ece", calibration.ece(sure, right, binning), "less", len(targets),
-            interval=calibration.ece_interval(sure, right, 0, binning), interval_kind=BOOTSTRAP,
+            interval=calibration.ece_interval(sure, right, binning=binning), interval_kind=BOOTSTRAP,
             synthetic=described.synthetic,
             settings={**settings, "bins": f"{calibration.BINS} of equal {binning}"},
         )  # fmt: skip
@@ -90,7 +90,7 @@ def detected(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         bars: dict[str, tuple[float, tuple[float, float]]] = {}
         for name, given in inside.items():
             away = scores[name](files)
-            intervals = detection.intervals(given, away, 0)
+            intervals = detection.intervals(given, away)
             values = {"auroc": detection.auroc(given, away), "fpr95": detection.fpr95(given, away)}
             for metric, value in values.items():
                 yield Row(
@@ -143,7 +143,7 @@ PROTOCOLS = (
         CALIBRATION,
         "Calibration",
         "classification",
-        "Section 4.5, calibration; Guo et al. 2017",
+        "section 4.5; Guo et al. 2017",
         "Expected calibration error in 15 bins of equal width and of equal mass, negative log-likelihood (nats) and "
         "Brier score (summed over the classes) of the L-BFGS probe and, where its labels have the set's classes, of "
         "the model's own head restricted to them; as they are, and with a temperature fitted to held-out images.",
@@ -153,7 +153,7 @@ PROTOCOLS = (
         DETECTION,
         "Out-of-distribution detection",
         "classification",
-        "Section 4.5; Hendrycks & Gimpel 2017, Lee et al. 2018",
+        "section 4.5; Hendrycks & Gimpel 2017, Lee et al. 2018",
         "The set's test images (the positives) against another set's: AUROC, and the false positive rate where 95% of "
         "the positives are kept, of the greatest softmax probability (MSP) of the probe and of the own head, and of "
         "the Mahalanobis distance of pooled features to the nearest class, with one covariance, shrunk by Ledoit & "
