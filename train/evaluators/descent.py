@@ -50,9 +50,10 @@ class Descent:
         return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def summary(self) -> str:
         """For a row of the report."""
-        return {"optimizer": "AdamW", **dataclasses.asdict(self)}
+        decay = f", decay {self.decay:g}" if self.decay else ""
+        return f"AdamW, {self.steps} steps of {self.batch}, rate {self.rate:g}{decay}, seed {self.seed}"
 
 
 def batches(examples: int, descent: Descent) -> npt.NDArray[np.int64]:
@@ -78,14 +79,17 @@ def descend(loss: Loss, params: Params, arrays: Sequence[npt.NDArray[Any]], desc
         The trained parameters.
 
     Raises:
-        FloatingPointError: the loss is not finite at the end.
+        ValueError: the loss is not finite at the end.
     """
     state = descent.optimizer.init(params)
     value = jnp.zeros(())
     for rows in batches(len(arrays[0]), descent):
         params, state, value = _step(loss, descent, params, state, tuple(array[rows] for array in arrays))
     if not jnp.isfinite(value):
-        raise FloatingPointError(f"a head's loss is {float(value)} after {descent.steps} steps at rate {descent.rate}")
+        raise ValueError(
+            f"the loss is {float(value)} after {descent.steps} steps, expected a finite number; see whether the "
+            "tower's features are finite"
+        )
     return params
 
 
@@ -113,7 +117,7 @@ class Learner:
         self.graph, state = nnx.split(head)
         self.start: Params = nnx.to_pure_dict(state)
         self.descent = descent
-        self.settings = {**settings, "training": descent.settings}
+        self.settings = {**settings, "training": descent.summary}
         self.loss: Loss = lambda params, *batch: loss(self.outputs(params, *batch[:-1]), batch[-1])
         self._compiled = jax.jit(self.outputs)
 
