@@ -1,0 +1,117 @@
+"""Depth from one image: heads on frozen patch tokens, of the last layer and of four.
+
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from train.evaluation_sets.reading import EvaluationSet
+from train.evaluators import depth as measures
+from train.evaluators.depth_heads import KINDS, STAGES, Kind, depth_head, predicted, stages, training_depths
+from train.evaluators.grids import Floats, Standard
+from train.suite import overlays
+from train.suite.context import Context
+from train.suite.dense_targets import Targets, depths
+from train.suite.outcome import Outcome, Plot, Row
+from train.suite.protocol import Protocol
+from train.suite.shares import Shares
+
+DEPTH = "depth/1"
+
+
+def frozen(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
+    """A linear head on the last tokens, and DPT on those of four layers."""
+    preprocess = context.tower.preprocess
+    train, test = depths(described.part("train"), preprocess), depths(described.part("test"), preprocess)
+    shown = {}
+    for kind in KINDS:
+        learnt, asked, settings = _inputs(context, kind, train, test)
+        head = depth_head(kind, learnt[0].shape[2], train.maps, context.effort.decoder_steps)
+        params = head.fit(learnt, training_depths(train.maps, learnt[0].shape[1]))
+        logs = head(params, asked)
+        found = [predicted(each, true.shape) for each, true in zip(logs, test.maps, strict=True)]
+        shown[kind] = found
+        yield from _rows(described, train, test, found, {**head.settings, **settings})
+    yield _overlay(described, test, shown)
+
+
+def _inputs(
+    context: Context, kind: Kind, train: Targets, test: Targets
+) -> tuple[tuple[Floats, ...], tuple[Floats, ...], dict[str, Any]]:
+    """The standardised tokens that a head takes of both parts, and what to say of them."""
+    if kind == "linear":
+        given = [(context.tokens(train.files), context.tokens(test.files))]
+        settings: dict[str, Any] = {"tokens": "behind the last norm"}
+    else:
+        given, settings = _layers(context, train, test)
+    standards = [Standard.of(learnt) for learnt, _ in given]
+    learnt = tuple(standard(each) for standard, (each, _) in zip(standards, given, strict=True))
+    asked = tuple(standard(each) for standard, (_, each) in zip(standards, given, strict=True))
+    return learnt, asked, settings
+
+
+def _layers(context: Context, train: Targets, test: Targets) -> tuple[list[tuple[Floats, Floats]], dict[str, Any]]:
+    """The tokens of four stages: of the layers that the tower answers, or where it answers none of its last tokens."""
+    at_hand = context.effort.layers or context.tower.layers
+    if not at_hand:
+        pair = (context.tokens(train.files), context.tokens(test.files))
+        return [pair] * STAGES, {"layers": "none is served; the tokens behind the last norm"}
+    taken = stages(at_hand)
+    different = tuple(dict.fromkeys(taken))
+    learnt, asked = (context.layers(part.files, different) for part in (train, test))
+    return [(learnt[layer], asked[layer]) for layer in taken], {"layers": ", ".join(map(str, different))}
+
+
+def _rows(
+    described: EvaluationSet,
+    train: Targets,
+    test: Targets,
+    found: Sequence[Floats],
+    settings: Mapping[str, Any],
+) -> Iterator[Row]:
+    guess = measures.constant(train.maps)
+    guesses = [np.full(each.shape, guess) for each in test.maps]
+    rows = Shares(DEPTH, described)
+    for align in get_args(measures.Align):
+        guessed = measures.table(guesses, test.maps, align)
+        for name, scores in measures.table(found, test.maps, align).items():
+            row = rows.mean(
+                name,
+                scores,
+                float(guessed[name].mean()),
+                align=align,
+                **settings,
+                resolution=f"{test.resolution}, the depths' own",
+                pixels=test.pixels,
+            )
+            yield row if measures.MORE_IS_BETTER[name] else dataclasses.replace(row, better="less")
+
+
+def _overlay(described: EvaluationSet, test: Targets, shown: Mapping[Kind, Sequence[Floats]]) -> Plot:
+    rows = []
+    for index in overlays.places(len(test)):
+        low, high = overlays.spread(test.maps[index])
+        maps = (test.maps[index], *(found[index] for found in shown.values()))
+        rows.append([test.picture(index), *(overlays.coloured(each, low, high) for each in maps)])
+    title = "Depth from frozen tokens; yellow is far, in each row from its smallest to its largest depth"
+    return Plot(DEPTH, described.name, "overlays", title, {"rows": rows, "columns": ["image", "depth", *shown]})
+
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    Protocol(
+        DEPTH,
+        "Depth, frozen tower",
+        "depth",
+        "Section 4.2, monocular depth estimation; DPT: Ranftl et al. 2021",
+        "Errors of the depth that a linear head says of frozen, standardised patch tokens, and DPT of those of four "
+        "layers, resized bilinearly as logarithms to the depths' own resolution: MSE, RMSE, AbsRel and the shares of "
+        "pixels within a factor of 1.1, 1.25 and 1.25^2, each over the valid pixels of an image and then over images; "
+        "as they are (align none), and scaled to the median of the image's depths (align median). Chance is the median "
+        "of the training depths, everywhere.",
+        frozen,
+    ),
+)
