@@ -38,7 +38,7 @@ def map_leaves(function: Callable[[str, Any], Any], params: Mapping[str, Any]) -
 
 
 def divided(params: Mapping[str, Any], chosen: Callable[[str], bool]) -> tuple[Params, Params]:
-    """The leaves whose names are chosen, and all others, each as a tree of its own; `merged` makes one of them again."""
+    """The leaves whose names are chosen, and all others, each as a tree; `merged` makes one of them again."""
     parts: tuple[Params, Params] = {}, {}
     for name, leaf in leaves(params).items():
         *path, last = name.split("/")
