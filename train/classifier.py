@@ -36,7 +36,7 @@ from vit22b.sharding import batch_sharding, replicated
 from vit22b.tree import Params, merged
 
 Kind = Literal["sigmoid", "softmax"]
-Batches = Callable[[Order], Generator[Mapping[str, Any], None, None]]
+Batches = Callable[[Order, BadRecords], Generator[Mapping[str, Any], None, None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Learning:
         optimizer: makes updates of gradients.
         loss: of all the parameters and a batch.
         score: what held-out images are judged by.
-        batches: of an order; labelled images by default.
+        batches: of an order, counting the records that cannot be used; labelled images by default.
         locked: parameters of the model that no step changes.
         beside: what else the loss is given in one tree with the parameters, such as a teacher.
         recipe: what decides what is learnt, beyond the settings.
@@ -168,6 +168,11 @@ def probe(graph: nnx.GraphDef[model.Model], preprocess: Preprocess, execution: E
     return lambda params, batch: observe(params, batch["pixels"])
 
 
+def first_bias(kind: Kind, given: float | None) -> float:
+    """The first value of a new head's bias: what is given, else 0 for a softmax, and for the sigmoid the paper's."""
+    return given if given is not None else 0.0 if kind == "softmax" else model.HEAD_BIAS
+
+
 def require_labels(mixture: Mixture, data: Sequence[str]) -> None:
     """Raises ValueError where no image has a label to train on."""
     if not mixture.labels:
@@ -190,7 +195,7 @@ def make_task(
     rows = local_rows(batch_sharding(mesh), settings.batch)
     optimizer, ema, accumulate = learning.optimizer, settings.optimizer.ema, settings.compute.accumulate
 
-    def labelled(order: Order) -> Generator[Mapping[str, Any], None, None]:
+    def labelled(order: Order, bad: BadRecords) -> Generator[Mapping[str, Any], None, None]:
         return training_batches(mixture, preprocess, settings.augment, order, rows=rows, bad=bad)
 
     def names(step: int) -> list[str]:
@@ -199,6 +204,7 @@ def make_task(
 
     target = abstract_state(start.init, optimizer, mesh, ema > 0, settings.compute.rules, start.given)
     beside = merged(learning.locked, learning.beside)
+    batches = learning.batches or labelled
     return Task(
         description=description,
         target=target,
@@ -206,7 +212,7 @@ def make_task(
         init=lambda: init_state(start.init, optimizer, target, settings.seed, start.read()),
         step=make_step(learning.loss, optimizer, target, accumulate, ema, beside),
         examples=len(mixture),
-        batches=learning.batches or labelled,
+        batches=lambda order: batches(order, bad),
         names=names,
         recipe={
             **recipe(settings, learning.changeable),

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from train import classifier
-from train.classifier import Kind, Learning, Start, Supervised, mean_loss, require_labels, scores
+from train.classifier import Kind, Learning, Start, Supervised, first_bias, mean_loss, require_labels, scores
 from train.hosts import joined
 from train.layer_rates import frozen, scaled
 from train.loop import train
@@ -97,9 +97,7 @@ def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
     still = frozen(settings.freeze, shapes)
     optimizer = scaled(make(settings.optimizer, settings.steps), settings.layer_decay, description.config.image.depth)
     order = _head_order(settings, source, mixture.labels)
-    bias = settings.head_bias
-    if bias is None:
-        bias = 0.0 if settings.loss == "softmax" else model.HEAD_BIAS
+    bias = first_bias(settings.loss, settings.head_bias)
 
     def begin(key: jax.Array, given: Params) -> Params:
         del key  # a new head is no random one
