@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.towers import PREPROCESS, random_params
+from train.classifier import scores
 from train.evaluators.heldout import HeldOut
 from train.input import multi_hot
-from train.pretrain import scores
 from vit22b import model
 from vit22b.config import ModelConfig, vit
 from vit22b.execution import Execution

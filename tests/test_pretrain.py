@@ -9,6 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import pretrain
+from train.classifier import sigmoid_loss
 from vit22b import model
 from vit22b.checkpoint import load
 from vit22b.config import ModelConfig, vit
@@ -44,7 +45,7 @@ def test_the_initial_sigmoid_loss_is_29_593_softplus_of_minus_10_plus_10_labels(
     for row in targets:
         row[random.choice(classes, labels, replace=False)] = 1
     pixels = random.integers(256, size=(4, 28, 28, 3)).astype(np.uint8)
-    loss = pretrain.sigmoid_loss(model.abstract(config)[0], Preprocess(28))
+    loss = sigmoid_loss(model.abstract(config)[0], Preprocess(28))
     value, _ = jax.jit(loss)(params, {"pixels": pixels, "targets": targets})
     assert float(value) == pytest.approx(classes * np.log1p(np.exp(-10)) + 10 * labels, rel=1e-6)
 

@@ -15,6 +15,7 @@ import pytest
 from tests.artefacts import ROOT
 from tests.towers import HEAD, PREPROCESS
 from train import pretrain
+from train.classifier import scores
 from train.compute import Compute
 from train.evaluators.heldout import HeldOut
 from train.optimizer import Optimizer
@@ -121,7 +122,7 @@ def test_a_run_is_evaluated_with_its_averaged_weights(digits, uninterrupted):
     for weights in ("ema", "params"):
         trained = load(uninterrupted, weights=weights)
         of, mesh = trained.description, sharding.make_mesh()
-        score = pretrain.scores(model.abstract(of.config)[0], of.preprocess)
+        score = scores(model.abstract(of.config)[0], of.preprocess)
         params = jax.device_put(trained.params, sharding.param_shardings(trained.params, mesh))
         losses[weights] = HeldOut(digits / "heldout", of.labels, of.preprocess, score, 16, mesh)(params)["loss"]
     assert last["eval/loss"] == pytest.approx(losses["ema"], rel=1e-6)

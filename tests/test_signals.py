@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.towers import HEAD, IMAGE, PREPROCESS, random_batch, random_params
 from train import optimizer
-from train.pretrain import probe, sigmoid_loss
+from train.classifier import probe, sigmoid_loss
 from train.signals import gradient_norms
 from train.state import abstract_state, init_state, make_step
 from vit22b import model, sharding

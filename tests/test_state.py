@@ -9,7 +9,7 @@ import pytest
 
 from tests.towers import BATCH, HEAD, IMAGE, PREPROCESS, places, random_batch, random_params, shapes, training
 from train import optimizer
-from train.pretrain import sigmoid_loss
+from train.classifier import sigmoid_loss
 from train.state import _accumulated, abstract_state, in_parts, init_state, make_step
 from vit22b import model, sharding
 from vit22b.config import ModelConfig

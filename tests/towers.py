@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from train import optimizer
-from train.pretrain import sigmoid_loss
+from train.classifier import sigmoid_loss
 from train.state import Step, TrainState, abstract_state, make_step
 from vit22b import model, sharding
 from vit22b.config import ModelConfig, TextConfig, ViTConfig, text_tower, vit

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
+from train.classifier import sigmoid_loss
 from train.compute import Compute
 from train.optimizer import Optimizer, make
-from train.pretrain import sigmoid_loss
 from train.state import Step, TrainState, abstract_state, make_step
 from vit22b import model
 from vit22b.config import ModelConfig, vit

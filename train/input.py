@@ -170,7 +170,7 @@ class _Loader:
     ) -> None:
         self._mixture, self._preprocess, self._seed, self._readers = mixture, preprocess, seed, readers
         self._classes = mixture.labels
-        self._crops = _crops(preprocess, augment)
+        self._crops = crops(preprocess, augment)
 
     def load(self, positions: Indices) -> tuple[Batch, list[tuple[str, str]]]:
         """The batch of some positions, and what was skipped on the way: (name, reason)."""
@@ -230,11 +230,11 @@ class _Loader:
 
 
 @functools.cache  # tracing it takes seconds
-def _crops(preprocess: Preprocess, augment: Augment) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+def crops(preprocess: Preprocess, augment: Augment) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Bytes [b] and seeds [b, 2] to crops and whether they could be made, as image.random_crop_each."""
 
-    def crops(image_bytes: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def cut(image_bytes: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return image.random_crop_each(image_bytes, seeds, preprocess, augment.min_area, augment.flip)
 
     signature = [tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 2], tf.int64)]
-    return tf.function(crops, input_signature=signature).get_concrete_function()
+    return tf.function(cut, input_signature=signature).get_concrete_function()

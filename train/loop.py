@@ -1,4 +1,4 @@
-"""The loop that pretraining and locked-image tuning share: restore or begin, step, look, log, save, stop when told to.
+"""The loop that every program which trains shares: restore or begin, step, look, log, save, stop when told to.
 
 On the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
 """
@@ -26,6 +26,7 @@ from train.task import Probe, Task
 from vit22b.checkpoint import Checkpoints
 from vit22b.program import Interrupted
 from vit22b.sharding import batch_sharding
+from vit22b.tree import merged
 
 
 def train(task: Task, run: Run, mesh: Mesh) -> TrainState:
@@ -135,7 +136,7 @@ class _Loop:
         if not self._task.evaluators or (step % run.evaluation_interval and step < run.steps):
             return {}
         state, found = self._at.state, {}
-        weights = {**self._task.locked, **(state.params if state.ema is None else state.ema)}
+        weights = merged(self._task.locked, state.params if state.ema is None else state.ema)
         with self._clock.stopped():
             for name, evaluator in self._task.evaluators.items():
                 found |= {f"{name}/{metric}": value for metric, value in evaluator(weights).items()}
@@ -144,7 +145,7 @@ class _Loop:
     def _log(self, batch: Batch, metrics: Metrics, evaluated: Mapping[str, float]) -> None:
         at, task, rates, probe = self._at, self._task, self._clock.read(), self._due_probe()
         with self._clock.stopped():
-            signals = probe({**task.locked, **at.state.params}, batch) if probe else {}
+            signals = probe(merged(task.locked, at.state.params), batch) if probe else {}
             found = {name: np.asarray(value).tolist() for name, value in {**metrics, **signals}.items()}
             # A skipped step does not move the schedule.
             rate = float(task.learning_rate(at.step - at.skips.total))

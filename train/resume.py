@@ -24,6 +24,7 @@ from train.state import TrainState
 from train.task import Task
 from vit22b.checkpoint import Checkpoints
 from vit22b.description import Description, read_description
+from vit22b.tree import merged
 
 
 @dataclasses.dataclass
@@ -77,7 +78,7 @@ def agreed(step: int | None) -> int | None:
 def save(task: Task, run: Run, checkpoints: Checkpoints, position: Position, metrics: Mapping[str, float]) -> None:
     """Writes a checkpoint of a position in the background; `metrics` are those that it is kept for."""
     trees = items(position.state)
-    trees["params"] = {**task.locked, **trees["params"]}
+    trees["params"] = merged(task.locked, trees["params"])
     data = {"step": position.step, "skips": dataclasses.asdict(position.skips), **_settings(task, run)}
     checkpoints.save(position.step, trees, data, task.description, metrics)
 

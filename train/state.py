@@ -4,7 +4,7 @@ On the walk image -> batch -> train state -> checkpoint -> SavedModel -> server 
 eval_shape -> shardings -> jit with out_shardings, so that no device ever holds more than its own part.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from train.signals import gradient_norms
 from vit22b import sharding
 from vit22b.chips import chip_of
-from vit22b.tree import Params
+from vit22b.tree import Params, merged
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -38,22 +38,24 @@ class TrainState(NamedTuple):
 
 
 def abstract_state(
-    init: Callable[[jax.Array], Params],
+    init: Callable[..., Params],
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     ema: bool = False,
     rules: sharding.Rules = sharding.RULES,
+    given: Sequence[Any] = (),
 ) -> TrainState:
     """The state as a tree of jax.ShapeDtypeStruct with shardings by the rules, nothing allocated.
 
     Args:
-        init: makes the parameters of a key.
+        init: makes the parameters of a key, and of what is given.
         optimizer: makes its state of the parameters.
         mesh: where they lie.
         ema: whether the state has an average of the parameters.
         rules: how parameters are laid out on the mesh.
+        given: trees of arrays, or of their shapes, that `init` is called with behind the key.
     """
-    params = jax.eval_shape(init, jax.random.key(0))
+    params = jax.eval_shape(init, jax.random.key(0), *given)
     opt_state = jax.eval_shape(optimizer.init, params)
     places = sharding.param_shardings(params, mesh, rules)
     moments = sharding.optimizer_shardings(optimizer, opt_state, params, mesh, rules)
@@ -62,19 +64,28 @@ def abstract_state(
 
 
 def init_state(
-    init: Callable[[jax.Array], Params], optimizer: optax.GradientTransformation, target: TrainState, seed: int
+    init: Callable[..., Params],
+    optimizer: optax.GradientTransformation,
+    target: TrainState,
+    seed: int,
+    given: Sequence[Any] = (),
 ) -> TrainState:
     """The first state, made where `target` (see abstract_state) says that it lies; an average starts at the weights."""
 
-    def make(key: jax.Array) -> TrainState:
-        params = init(key)
+    def make(key: jax.Array, *given: Any) -> TrainState:
+        params = init(key, *given)
         return TrainState(params, optimizer.init(params), None if target.ema is None else params)
 
-    return jax.jit(make, out_shardings=_places(target))(jax.random.key(seed))
+    return jax.jit(make, out_shardings=_places(target))(jax.random.key(seed), *given)
 
 
 def make_step(
-    loss: Loss, optimizer: optax.GradientTransformation, target: TrainState, accumulate: int = 1, ema: float = 0.0
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    target: TrainState,
+    accumulate: int = 1,
+    ema: float = 0.0,
+    beside: Params | None = None,
 ) -> Step:
     """Compiles one step: gradients, update, average, metrics; on a TPU with the options of vit22b/chips.py.
 
@@ -87,15 +98,17 @@ def make_step(
         target: the state's shapes and places, which a step keeps.
         accumulate: parts that a batch is computed in; a batch must divide into them on every device.
         ema: decay of the average of the parameters, where the state has one.
+        beside: arrays that no step changes; the loss is given them in one tree with the parameters.
 
     Returns:
         A function of state and batch, which consumes the state; its metrics are loss's with `loss`, `grad_norm` and,
         for stacked blocks, `layer_grad_norm` [L].
     """
     places = _places(target)
-    gradient = _accumulated(jax.value_and_grad(loss, has_aux=True), places.params, accumulate)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def advance(state: TrainState, batch: Batch, beside: Params) -> tuple[TrainState, Metrics]:
+        of_trained = jax.value_and_grad(lambda params, batch: loss(merged(beside, params), batch), has_aux=True)
+        gradient = _accumulated(of_trained, places.params, accumulate)
         (value, metrics), gradients = gradient(state.params, batch)
         norm = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -108,10 +121,18 @@ def make_step(
         )
         return after, {"loss": value, "grad_norm": norm, **gradient_norms(gradients), **metrics}
 
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return advance(state, batch, {})
+
     mesh = _mesh(places)
     # Metrics lie on every device, so that each host can read them.
     outputs = places, sharding.replicated(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=_compiler_options(mesh))
+    options = _compiler_options(mesh)
+    if not beside:
+        return jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=options)
+    # As arguments: arrays that a compiled function closes over become constants of its program.
+    compiled = jax.jit(advance, donate_argnums=0, out_shardings=outputs, compiler_options=options)
+    return lambda state, batch: compiled(state, batch, beside)
 
 
 def _accumulated(gradient: Callable[..., Any], places: Any, parts: int) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ read, since a restore can otherwise fill a part of a model without a word.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,7 +28,7 @@ from vit22b.description import FOLDER, Description, find_step, read_description
 from vit22b.model import abstract
 from vit22b.sharding import RULES, Rules, param_shardings, with_shardings
 from vit22b.space import space_id
-from vit22b.tree import Params
+from vit22b.tree import Params, divided, leaves, merged
 
 TREES = ("params", "opt_state", "ema")
 Weights = Literal["auto", "ema", "params"]
@@ -142,7 +143,7 @@ class Checkpoints:
         """Compares what is stored with the targets, as `restore` does and with its errors; Orbax's metadata by item."""
         saved = {item: self._saved(step, item) for item in targets}
         for item, target in targets.items():
-            whole = {**(beside or {}), **target} if item == "params" else target
+            whole = merged(beside or {}, target) if item == "params" else target
             if lines := stored.differences(saved[item], whole):
                 raise ValueError(
                     f"{item} of {self.folder / str(step)} does not fit the model:\n" + "\n".join(lines) + "\n"
@@ -165,8 +166,8 @@ class Checkpoints:
         """
         if weights == "params" or (weights == "auto" and "ema" not in self.items(step)):
             return {"params": target}
-        averaged = {name: target[name] for name in self._saved(step, "ema") if name in target}
-        locked = {name: leaf for name, leaf in target.items() if name not in averaged}
+        averages = leaves(self._saved(step, "ema"))
+        averaged, locked = divided(target, averages.__contains__)
         return {"ema": averaged, **({"params": locked} if locked else {})}
 
     def _saved(self, step: int, item: str) -> Any:
@@ -223,5 +224,5 @@ def load(path: Path | str, mesh: Mesh | None = None, weights: Weights = "auto", 
     with Checkpoints(workdir) as checkpoints:
         parts = checkpoints.sources(step, target, weights)
         read = checkpoints.restore(step, parts, beside=parts.get("ema"))
-    params = {name: leaf for part in read.values() for name, leaf in part.items()}
+    params = functools.reduce(merged, read.values())
     return Trained(description, step, params, "ema" if "ema" in parts else "params")

@@ -27,7 +27,8 @@ class Description:
         preprocess: of its images.
         labels: names of the head's classes.
         tokenizer: tokenizer.json of a model with a text tower.
-        source: for parameters that were taken over, the checkpoint's path and its space_id.
+        source: for parameters that were taken over, the checkpoint's path and its space_id; of a model that learnt from
+            another one, what `teacher` that was and its space_id.
         git_revision: of the code that trained it, or None outside a checkout.
     """
 

@@ -15,7 +15,7 @@ from vit22b import stored
 from vit22b.checkpoint import Checkpoints, Weights
 from vit22b.description import FOLDER, Description, find_step, read_description
 from vit22b.model import abstract
-from vit22b.tree import Params
+from vit22b.tree import Params, leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Layers:
         weights: which they are: "params" as the steps left them, "ema" their moving average.
         shapes: their tree, of jax.ShapeDtypeStruct.
         folder: of the step.
-        items: by the tree's top level, the item that is read, "params" or "ema", and Orbax's metadata of it.
+        items: by leaf, the item that it is read from, "params" or "ema", and Orbax's metadata of that.
     """
 
     description: Description
@@ -40,7 +40,7 @@ class Layers:
 
     def read(self, name: str) -> Iterator[npt.NDArray[Any]]:
         """Reads a leaf in consecutive slabs of layers; see vit22b.stored.slabs."""
-        item, saved = self.items[name.split("/")[0]]
+        item, saved = self.items[name]
         return stored.slabs(self.folder / item, saved, name)
 
 
@@ -60,6 +60,6 @@ def open_layers(path: Path | str, weights: Weights = "auto") -> Layers:
     with Checkpoints(workdir) as checkpoints:
         parts = checkpoints.sources(step, shapes, weights)
         saved = checkpoints.compare(step, parts, beside=parts.get("ema"))
-    items = {name: (item, saved[item]) for item, part in parts.items() for name in part}
+    items = {name: (item, saved[item]) for item, part in parts.items() for name in leaves(part)}
     source = "ema" if "ema" in parts else "params"
     return Layers(description, step, source, shapes, workdir / FOLDER / str(step), items)

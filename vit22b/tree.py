@@ -37,6 +37,27 @@ def map_leaves(function: Callable[[str, Any], Any], params: Mapping[str, Any]) -
     return found
 
 
+def divided(params: Mapping[str, Any], chosen: Callable[[str], bool]) -> tuple[Params, Params]:
+    """The leaves whose names are chosen, and all others, each as a tree; `merged` makes one of them again."""
+    parts: tuple[Params, Params] = {}, {}
+    for name, leaf in leaves(params).items():
+        *path, last = name.split("/")
+        branch = parts[0] if chosen(name) else parts[1]
+        for key in path:
+            branch = branch.setdefault(key, {})
+        branch[last] = leaf
+    return parts
+
+
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Params:
+    """Two trees as one; where both have a leaf of one name, it is the second's."""
+    found = dict(one)
+    for name, value in other.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
+        found[name] = merged(found[name], value) if both else value
+    return found
+
+
 def parameter_count(params: Mapping[str, Any]) -> int:
     """Number of parameters of a tree of arrays or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in leaves(params).values())
