@@ -119,11 +119,10 @@ def _row(row: ReportRow) -> str:
 
 def _limits(manifest: Manifest, runs: Sequence[TrainingRun], report: ReportRows | None) -> Iterator[str]:
     yield f"Vectors compare only within the space {manifest.space_id}; other models' vectors mean something else."
-    examples = sum(run.data.get("examples", 0) for run in runs)
-    if examples:
+    if any(run.recipe for run in runs):
         yield (
-            f"The runs above had {examples:,} examples. What those do not show, the model has not learnt; what they "
-            "show one-sidedly, it has learnt so."
+            "It has seen the examples that are counted above and no others: what they do not show it has not learnt, "
+            "and what they show one-sidedly it has learnt so."
         )
     if manifest.labels:
         yield f"The head knows {len(manifest.labels):,} classes, and says one of them of any image."

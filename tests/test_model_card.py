@@ -58,7 +58,7 @@ def test_it_says_what_every_run_learnt_from(manifest, layers, tuned):
     assert pretrain == "- Training from random weights on 400 examples, 12 steps of 32, seed 0."
     assert "  - a source of 400 records " in text
     assert "optimizer.peak 0.001" in text
-    assert "The runs above had 800 examples." in text
+    assert "the examples that are counted above" in text
     assert "not measured" in text
 
 

@@ -19,7 +19,7 @@ from vit22b.whole_file import write_whole
 PAIRED, PLAIN = "paired bootstrap over images", "plain difference, without an interval"
 # Settings that a protocol finds for each model anew, by a sweep or by what the model is. Rows that differ in them
 # measure the same; rows that differ in any other do not.
-FOUND = ("chosen", "learning_rate", "penalty", "temperature", "layers", "resolution", "grid")
+FOUND = ("chosen", "expected", "grid", "layers", "learning_rate", "observers", "penalty", "resolution")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,9 @@ class ComparedRow:
     """One number of every model.
 
     Attributes:
-        protocol, data, metric, better, examples, chance, synthetic: as of a row.
+        protocol, data, metric, better, chance, synthetic: as of a row.
         settings: those that all models have in common.
+        examples: of each model; they differ where a protocol counts some of a model's answers only.
         values: of each model; None where it has no such row.
         differences: of each model but the first; None where one of the two has no such row.
     """
@@ -54,10 +55,10 @@ class ComparedRow:
     data: str
     metric: str
     better: Better
-    examples: int
     chance: float | None
     synthetic: bool
     settings: Mapping[str, Any]
+    examples: tuple[int | None, ...]
     values: tuple[float | None, ...]
     differences: tuple[Difference | None, ...]
 
@@ -152,22 +153,22 @@ def _keyed(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
 
 def _compared(key: tuple[str, ...], rows: Sequence[Row | None], where: Sequence[str]) -> ComparedRow:
     (first, *_) = there = [row for row in rows if row is not None]
-    for row, path in zip(rows, where, strict=True):
-        if row is not None and row.examples != first.examples:
-            raise ValueError(
-                f"{row.protocol} on {row.data} has {row.examples} examples in {path} and {first.examples} in another "
-                "report; evaluate both models with the same code"
-            )
+    lengths = {len(row.scores) for row in there if row.scores}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"{first.protocol} on {first.data}: {first.metric} was measured on {' and '.join(map(str, sorted(lengths)))} "
+            f"images in {', '.join(where)}; evaluate the models with the same code"
+        )
     settings = {
         name: value for name, value in first.settings.items() if all(row.settings.get(name) == value for row in there)
     }
     return ComparedRow(
         *key[:3],
         first.better,
-        first.examples,
         first.chance,
         first.synthetic,
         settings,
+        tuple(None if row is None else row.examples for row in rows),
         tuple(None if row is None else row.value for row in rows),
         tuple(_difference(rows[0], row) for row in rows[1:]),
     )

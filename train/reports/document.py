@@ -33,7 +33,7 @@ class ModelFacts:
         image_parameters: of the image tower alone.
         resolution, patch: in pixels.
         step: of its training; None where that is not told.
-        training_flops: that the image tower was trained with, by train/training_compute.py; None where not known.
+        training_flops: that its towers were trained with, by train/training_compute.py; None where not known.
     """
 
     source: str

@@ -63,7 +63,7 @@ def _overview(report: Report) -> Markup:
 def _overview_rows(report: Report) -> Iterator[tuple[Markup, ...]]:
     for protocol in report.protocols:
         rows = report.rows_of(protocol.id)
-        link = element("td", element("a", protocol.title, href=f"#{_anchor(protocol.id)}"))
+        link = element("td", element("a", protocol.title, href=f"#{anchor(protocol.id)}"))
         seconds = element("td", f"{report.seconds.get(protocol.id, 0.0):,.1f}", class_="number")
         if not rows:
             yield link, element("td", "not run", class_="soft"), *(_cell("") for _ in range(2)), _cell("0"), seconds
@@ -80,7 +80,7 @@ def _section(report: Report, protocol: ProtocolFacts) -> Markup:
         return Markup("")
     return joined(
         (
-            element("h2", protocol.title, " ", element("code", protocol.id), id=_anchor(protocol.id)),
+            element("h2", protocol.title, " ", element("code", protocol.id), id=anchor(protocol.id)),
             element("p", f"{protocol.definition} ", element("span", f"Source: {protocol.section}.", class_="soft")),
             table(_HEADS, (_row(row, protocol) for row in rows), _NUMBERS) if rows else "",
             element("div", *map(_figure, plots), class_="plots") if plots else "",
@@ -182,5 +182,6 @@ def _cell(text: str) -> Markup:
     return element("td", text, class_="number")
 
 
-def _anchor(protocol: str) -> str:
+def anchor(protocol: str) -> str:
+    """The id of a protocol's section."""
     return re.sub(r"[^a-z0-9]+", "-", protocol.lower())

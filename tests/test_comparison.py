@@ -1,0 +1,166 @@
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests import sample_reports
+from train.reports import comparison, comparison_page, document, figures, scaling_figure
+from train.reports.comparison import PAIRED, PLAIN, compare, compared
+from train.reports.document import Report
+from train.reports.terminal_table import comparison_table
+
+
+def two(first, second, **changes):
+    """The comparison of two reports of one row each."""
+    rows = [
+        sample_reports.row(**{"value": float(np.mean(scores)), "scores": tuple(map(float, scores)), **changes})
+        for scores in (first, second)
+    ]
+    reports = [sample_reports.report(f"checkpoint:{name}", rows=(row,)) for name, row in zip("ab", rows, strict=True)]
+    (row,) = compared(reports, ["a", "b"]).rows
+    return row
+
+
+def sized(size, parameters, compute, quality):
+    report = sample_reports.report(f"checkpoint:{size}", quality)
+    model = dataclasses.replace(report.model, size=size, image_parameters=parameters, training_flops=compute)
+    return dataclasses.replace(report, model=model)
+
+
+def test_a_model_against_itself_differs_by_exactly_nothing():
+    row = two([1, 0, 1, 1], [1, 0, 1, 1])
+    (difference,) = row.differences
+    assert (difference.value, difference.interval, difference.better) == (0, (0, 0), None)
+    assert row.values == (0.75, 0.75)
+
+
+def test_images_are_paired_and_better_needs_an_interval_without_0():
+    rng = np.random.default_rng(0)
+    easy = rng.random(400) < 0.5
+    ahead = easy | (rng.random(400) < 0.1)  # right wherever the other is, and somewhere else too
+    (difference,) = two(easy, ahead).differences
+    assert difference.kind == PAIRED
+    assert difference.interval[0] > 0
+    assert difference.better is True
+    assert two(ahead, easy).differences[0].better is False
+    assert two(easy, ahead, better="less").differences[0].better is False
+    assert two(easy, ahead, better="neither").differences[0].better is None
+    # The same two shares, but of other images: unpaired by their order, the difference is not told apart from chance.
+    shuffled = rng.permutation(ahead)
+    unpaired = two(easy, shuffled).differences[0]
+    assert unpaired.value == pytest.approx(difference.value)
+    assert unpaired.interval[1] - unpaired.interval[0] > 2 * (difference.interval[1] - difference.interval[0])
+
+
+def test_a_number_without_scores_has_a_plain_difference_and_no_verdict():
+    row = two([0.0], [1.0], scores=None)
+    (difference,) = row.differences
+    assert (difference.value, difference.interval, difference.kind, difference.better) == (1.0, None, PLAIN, None)
+
+
+def test_what_a_sweep_has_found_may_differ_and_what_else_decides_may_not():
+    first = sample_reports.row(settings={"solver": "SGD", "learning_rate": 0.1})
+    second = sample_reports.row(settings={"solver": "SGD", "learning_rate": 1.0})
+    third = sample_reports.row(settings={"solver": "L-BFGS", "learning_rate": 1.0})
+    reports = [sample_reports.report(rows=(row,)) for row in (first, second, third)]
+    same, other = compared(reports, ["a", "b", "c"]).rows
+    assert same.values == (0.75, 0.75, None)
+    assert same.settings == {"solver": "SGD"}
+    assert [each is None for each in same.differences] == [False, True]
+    assert other.values == (None, None, 0.75)
+    assert other.differences == (None, None)
+
+
+def test_rows_that_only_their_sweeps_tell_apart_are_matched_by_their_order():
+    rows = [sample_reports.row(value=value, scores=None, settings={"penalty": value}) for value in (0.1, 0.2)]
+    reports = [sample_reports.report(rows=tuple(rows)), sample_reports.report(rows=tuple(rows))]
+    assert [row.values for row in compared(reports, ["a", "b"]).rows] == [(0.1, 0.1), (0.2, 0.2)]
+
+
+def test_other_data_is_refused_by_name(tmp_path):
+    sets = (dataclasses.replace(sample_reports.SETS[0], digest="00"), sample_reports.SETS[1])
+    document.write(sample_reports.report(), tmp_path / "a.json")
+    document.write(sample_reports.report(sets=sets), tmp_path / "b.json")
+    with pytest.raises(ValueError, match=r"the set emoji of .*b\.json is not the one of .*a\.json: .* 00, there 0123"):
+        compare([tmp_path / "a.json", tmp_path / "b.json"])
+
+
+def test_another_definition_is_refused_by_name():
+    newer = dataclasses.replace(sample_reports.PROTOCOLS[0], id="linear-probe/2")
+    report = sample_reports.report(protocols=(newer,), rows=())
+    with pytest.raises(ValueError, match=r"b has linear-probe/2, and a has linear-probe/1"):
+        compared([sample_reports.report(), report], ["a", "b"])
+
+
+def test_other_images_of_the_same_set_are_refused():
+    other = sample_reports.row(scores=(1.0,), examples=1)
+    reports = [sample_reports.report(rows=(row,)) for row in (sample_reports.row(), other)]
+    with pytest.raises(ValueError, match="top1 was measured on"):
+        compared(reports, ["a", "b"])
+
+
+def test_a_count_that_depends_on_the_answers_may_differ():
+    rows = [sample_reports.row(examples=n, scores=None) for n in (3, 5)]
+    (row,) = compared([sample_reports.report(rows=(each,)) for each in rows], ["a", "b"]).rows
+    assert row.examples == (3, 5)
+
+
+def test_one_report_is_too_few(tmp_path):
+    with pytest.raises(ValueError, match="1 report is too few"):
+        compare([tmp_path / "a.json"])
+
+
+def test_models_have_names_that_tell_them_apart():
+    same = sample_reports.report()
+    moved = sample_reports.report("checkpoint:build/other")
+    bigger = sized("Ti", 5_000_000, 1e15, 0.5)
+    assert compared([same, bigger], ["a", "b"]).names == ("mu/14 112 px", "Ti/14 112 px")
+    assert compared([same, moved], ["a", "b"]).names == ("build/mu", "build/other")
+    assert compared([same, same], ["a", "a"]).names == ("a", "a (2)")
+
+
+def test_the_files_have_every_row_and_the_page_the_figure(tmp_path):
+    reports = [sized("mu", 10**6, 1e15, 0.5), sized("Ti", 5 * 10**6, 5e15, 0.6), sized("S", 2 * 10**7, None, 0.75)]
+    found = compared(reports, list("abc"))
+    comparison.write(found, tmp_path / "deep" / "compare.json")
+    values = json.loads((tmp_path / "deep" / "compare.json").read_text())
+    assert [row["values"] for row in values["rows"]] == [list(row.values) for row in found.rows]
+    assert len(values["models"]) == 3
+    comparison_page.write(found, tmp_path / "deep" / "compare.html")
+    text = (tmp_path / "deep" / "compare.html").read_text()
+    for name in (*found.names, "not known", "better", "Size and compute"):
+        assert name in text
+    assert "linear probe, top-1 on emoji: mu/14 112 px 0.5, Ti/14 112 px 0.6, S/14 112 px 0.75" in text
+    console = Console(width=220, record=True, file=io.StringIO())
+    console.print(comparison_table(found))
+    assert "+0.2500 (" in console.export_text()
+
+
+def test_the_figure_has_a_panel_a_measure_against_size_and_compute():
+    found = compared([sized("mu", 10**6, None, 0.5), sized("Ti", 5 * 10**6, None, 0.6)], ["a", "b"])
+    with figures.drawing():
+        figure = scaling_figure.draw(found)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["linear probe, top-1", "calibration error (less is better)"] * 2
+    (line,) = figure.axes[0].get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), [[1e6, 0.5], [5e6, 0.6]])
+    assert not figure.axes[2].get_lines()  # no compute is known
+
+
+def test_a_figure_of_nothing_is_refused():
+    nothing = [sample_reports.report(rows=(), plots=()) for _ in range(2)]
+    with figures.drawing(), pytest.raises(ValueError, match="no row of linear-probe/1"):
+        scaling_figure.draw(compared(nothing, ["a", "b"]))
+
+
+def test_a_report_as_it_was_written_compares_as_it_is(tmp_path):
+    report = sample_reports.report()
+    document.write(report, tmp_path / "a.json")
+    read = document.read(tmp_path / "a.json")
+    assert isinstance(read, Report)
+    for row in compared([report, read], ["a", "b"]).rows:
+        assert row.values[0] == row.values[1]
+        assert row.differences[0].value == 0
