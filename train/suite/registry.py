@@ -4,12 +4,15 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 the same table for people; a test compares the two.
 """
 
-from train.suite import classification, cues, people, reliability, shifted
+from train.suite import classification, cues, depth, people, reliability, segmentation, shifted, video
 from train.suite.protocol import Protocol
 
 PROTOCOLS: tuple[Protocol, ...] = (
     *classification.PROTOCOLS,
     *shifted.PROTOCOLS,
+    *segmentation.PROTOCOLS,
+    *depth.PROTOCOLS,
+    *video.PROTOCOLS,
     *reliability.PROTOCOLS,
     *people.PROTOCOLS,
     *cues.PROTOCOLS,
