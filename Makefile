@@ -71,6 +71,25 @@ test: setup ## run the tests
 test-slow: setup ## run the tests that train or export in several processes for a minute each
 	$(BIN)/python -m pytest -m slow
 
+EVAL := build/eval
+# The demo's tower: size mu at 112 pixels in patches of 14, which two cores train in minutes.
+EVAL_PRETRAIN := --size mu --resolution 112 --patch 14 --pooling mean --head_bias -4.6 --steps 900 --batch 64 --log_every 100 \
+  --optimizer adamw --peak 3e-3 --warmup 100 --cooldown 500 --min_area 0.5 --no_flip --signals_every 0
+EVAL_LIT := --steps 120 --batch 256 --vocabulary 1000 --log_every 40 --optimizer adamw --warmup 20 --cooldown 80
+
+.PHONY: eval
+eval: .venv/.eval ## train a small tower and judge it by every protocol of the paper; writes build/eval/report.json and .html
+	python=$(BIN)/python
+	$$python train/evaluation_data.py --output $(EVAL)/sets
+	$$python train/pretrain.py --data $(EVAL)/sets/pretraining --workdir $(EVAL)/pretrain $(EVAL_PRETRAIN)
+	$$python train/lit.py --checkpoint $(EVAL)/pretrain --data $(EVAL)/sets/pretraining --workdir $(EVAL)/lit $(EVAL_LIT)
+	$$python train/evaluate.py --source checkpoint:$(EVAL)/lit --data $(EVAL)/sets --output $(EVAL)
+
+.PHONY: scaling
+scaling: .venv/.eval ## train and judge mu, Ti and S alike (an hour or so); writes build/scaling/scaling.png and scaling.html
+	$(BIN)/python train/evaluation_data.py --output $(EVAL)/sets
+	$(BIN)/python train/scaling.py --data $(EVAL)/sets --output build/scaling
+
 .venv/.eval: .venv/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group eval
 	touch $@
