@@ -139,3 +139,13 @@ def test_what_cannot_be_learnt_from_is_told(fit: Fit) -> None:
 def test_learning_rates_that_all_diverge_are_told() -> None:
     with pytest.raises(ValueError, match="diverges with every learning_rate"):
         fit_sgd(*clusters(3, 20, noise=30), 3, rates=(float("inf"),))
+
+
+def test_the_sweep_of_penalties_ends_where_the_validation_loss_rises(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, targets = clusters(3, 25, noise=12)
+    whole = fit_logistic(features, targets, 3)
+    monkeypatch.setattr("train.evaluators.linear_probe.TOO_MUCH", np.inf)
+    every = fit_logistic(features, targets, 3)
+    assert whole.probe.settings == every.probe.settings
+    np.testing.assert_allclose(whole.probe.logits(features), every.probe.logits(features), atol=1e-5)
+    assert every.probe.settings["penalty"] > PENALTIES[-2]
