@@ -29,9 +29,9 @@ RANDOM = np.random.default_rng(0)
 TEACHER, STUDENT = RANDOM.normal(size=(2, 5, 7)).astype(np.float32) * 3
 
 
-def settings(teacher, digits, workdir, **changes):
+def settings(checkpoint, digits, workdir, **changes):
     values = {
-        "teacher": f"checkpoint:{teacher}",
+        "teacher": f"checkpoint:{checkpoint}",
         "data": (str(digits / "train"),),
         "workdir": workdir,
         "size": "mu",
