@@ -1,0 +1,96 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.planted_tower import PlantedTower
+from train.evaluation_sets.reading import EvaluationSet
+from train.suite import training_protocols
+from train.suite.context import Context, Effort
+from train.suite.outcome import Plot, Row
+from train.suite.running import Task, run
+from train.suite.training_protocols import DISTILLATION, FINE_TUNING, PROTOCOLS
+from train.tower_opening import open_tower
+from vit22b.folder import read_folder, write_metadata
+
+BY_ID = {protocol.id: protocol for protocol in PROTOCOLS}
+EFFORT = Effort(seeds=2, fine_tune_steps=2, distil_steps=2)
+
+
+@pytest.fixture(scope="module")
+def small(digits, tmp_path_factory):
+    """A set of 40 digits to learn from and 20 to be tested on."""
+    folder = tmp_path_factory.mktemp("sets") / "small"
+    for part, source, every in (("train", "train", 10), ("test", "heldout", 5)):
+        records = read_folder(digits / source).records[::every]
+        (folder / part).mkdir(parents=True)
+        for record in records:
+            shutil.copy(record.path, folder / part / record.name)
+        write_metadata(folder / part, records)
+    classes = read_folder(digits / "train").labels[::-1]  # not in the order of the folder's labels
+    details = {"fine_tuning": True}
+    return EvaluationSet(folder, "small", "classification", "MNIST", synthetic=False, classes=classes, details=details)
+
+
+def test_they_run_where_a_set_asks_for_them(small):
+    plain = EvaluationSet(small.folder, "plain", "classification", "", synthetic=False, classes=small.classes)
+    assert [protocol.asks(small) for protocol in PROTOCOLS] == [True, True]
+    assert [protocol.asks(plain) for protocol in PROTOCOLS] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tower", "effort", "reason"),
+    [
+        (FINE_TUNING, {}, {}, "a server does not give its model's weights away; name the checkpoint"),
+        (DISTILLATION, {"labels": ("red",)}, {}, "head does not know 10 of the 10 classes, such as 'zero'"),
+        (FINE_TUNING, {"checkpoint": Path("any")}, {"fine_tune_steps": 0}, "--fine_tune_steps is 0"),
+        (DISTILLATION, {"checkpoint": Path("any")}, {"fine_tune_steps": 0}, "--fine_tune_steps is 0"),
+        (DISTILLATION, {}, {"distil_steps": 0}, "--distil_steps is 0; give some to train a student"),
+    ],
+)
+def test_what_cannot_be_trained_is_told(protocol, tower, effort, reason, small, tmp_path):
+    context = Context(PlantedTower(**tower), Effort(**effort), tmp_path)
+    ran = run(context, Task(BY_ID[protocol], small))
+    assert not ran.outcomes
+    assert ran.failed is None
+    assert reason in ran.cannot
+
+
+def test_a_head_is_read_by_the_names_of_its_classes(small):
+    """Of a class that it does not know it is never right, and otherwise always here."""
+    test = small.part("test")
+
+    class Knowing:
+        labels = tuple(name for name in small.classes[3:] if name != "five")
+
+        def logits(self, files):
+            by_file = dict(zip(test.files, test.labels, strict=True))
+            return np.array([[float(label in by_file[file]) for label in self.labels] for file in files], np.float32)
+
+    right = training_protocols._right(Knowing(), test)
+    known = [labels[0] in Knowing.labels for labels in test.labels]
+    np.testing.assert_array_equal(right, known)
+    assert 0 < right.mean() < 1
+
+
+@pytest.mark.slow
+def test_a_tower_is_tuned_and_distilled_and_each_number_stands_with_its_chance(pretrained, small, tmp_path):
+    with open_tower(f"checkpoint:{pretrained}") as tower:
+        context = Context(tower, EFFORT, tmp_path)
+        ran = [run(context, Task(protocol, small)) for protocol in PROTOCOLS]
+    assert [(each.cannot, each.failed) for each in ran] == [(None, None)] * 2
+    rows = {row.metric: row for each in ran for row in each.outcomes if isinstance(row, Row)}
+    (plot,) = (one for each in ran for one in each.outcomes if isinstance(one, Plot))
+    assert rows["top1"].settings["resolution"] == 32
+    assert rows["top1"].scores == rows["top1 of the teacher"].scores
+    distilled, alone = rows["top1, distilled"], rows["top1, from labels alone"]
+    gained = rows["top1, gain of distillation"]
+    assert gained.value == pytest.approx(distilled.value - alone.value)
+    assert gained.interval[0] <= gained.value <= gained.interval[1]
+    assert [row.seeds for row in (distilled, alone, gained)] == [2, 2, 2]
+    assert plot.values["values"] == pytest.approx([rows["top1"].value, distilled.value, alone.value])
+    for row in rows.values():
+        assert row.examples == 20
+        assert row.value == pytest.approx(np.mean(row.scores))
+        assert ("gain" in row.metric) == (row.chance is None)
