@@ -69,7 +69,7 @@ def test_its_figures_are_the_reports_with_the_protocols_ids(manifest, layers, wr
         "| linear-probe/1 | emoji | top1 (classifier sgd, chosen.learning\\_rate 0.1) | 0.7500 | 0.6600 to 0.8400 |"
         in text
     )
-    assert "| segmentation/1 | cut\\_outs (synthetic) | miou" in text
+    assert "| segmentation/1 | cut\\_outs (synthetic) | mIoU" in text
     assert "put together by a program" in text
     assert "Differences between groups of people were not measured." in text
     assert "in float32, space" not in text

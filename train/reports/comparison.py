@@ -19,7 +19,7 @@ from vit22b.whole_file import write_whole
 PAIRED, PLAIN = "paired bootstrap over images", "plain difference, without an interval"
 # Settings that a protocol finds for each model anew, by a sweep or by what the model is. Rows that differ in them
 # measure the same; rows that differ in any other do not.
-FOUND = ("chosen", "expected", "grid", "layers", "learning_rate", "observers", "penalty", "resolution")
+FOUND = ("chosen", "expected", "layers", "learning_rate", "observers", "penalty", "temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +155,10 @@ def _compared(key: tuple[str, ...], rows: Sequence[Row | None], where: Sequence[
     (first, *_) = there = [row for row in rows if row is not None]
     lengths = {len(row.scores) for row in there if row.scores}
     if len(lengths) > 1:
+        counts = " and ".join(map(str, sorted(lengths)))
         raise ValueError(
-            f"{first.protocol} on {first.data}: {first.metric} was measured on {' and '.join(map(str, sorted(lengths)))} "
-            f"images in {', '.join(where)}; evaluate the models with the same code"
+            f"{first.protocol} on {first.data}: {first.metric} was measured on {counts} images in {', '.join(where)}; "
+            "evaluate the models with the same code"
         )
     settings = {
         name: value for name, value in first.settings.items() if all(row.settings.get(name) == value for row in there)

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from train.evaluation_sets.reading import SET_FILE, EvaluationSet
 from train.reports.document import ModelFacts, NotRun, ProtocolFacts, Report, SetFacts
@@ -58,9 +59,19 @@ def contents_digest(described: EvaluationSet) -> str:
     """16 hex digits of a SHA-256 over every file of a set by name, and over set.json but for what decides no number."""
     values = json.loads((described.folder / SET_FILE).read_text(encoding="utf-8"))
     decisive = {name: value for name, value in values.items() if name not in _SAID}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
-    for path in sorted(described.folder.rglob("*")):
-        name = path.relative_to(described.folder).as_posix()
+    return _digest(described.folder, json.dumps(decisive, sort_keys=True).encode())
+
+
+def images_digest(folder: Path) -> str:
+    """16 hex digits of a SHA-256 over every file of a folder by name."""
+    return _digest(folder, b"")
+
+
+def _digest(folder: Path, said: bytes) -> str:
+    """Hidden files and set.json are left out."""
+    digest = hashlib.sha256(said)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
         if path.is_file() and name != SET_FILE and not any(part.startswith(".") for part in name.split("/")):
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

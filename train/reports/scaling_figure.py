@@ -27,7 +27,7 @@ MEASURES = (
     Measure("linear-probe/1", "top1", "linear probe, top-1"),
     Measure("zero-shot/1", "top1", "zero-shot, top-1"),
     Measure("shape-bias/1", "shape_bias", "shape bias"),
-    Measure("calibration/1", "ece_equal_width", "calibration error (less is better)"),
+    Measure("calibration/1", "ece", "calibration error (less is better)"),
     Measure("fairness/1", "gap", "gap between subgroups (less is better)"),
 )
 AXES = (("image_parameters", "parameters of the image tower"), ("training_flops", "training compute, FLOP"))
