@@ -15,7 +15,7 @@ from train.evaluators.accuracy import guessed, ranks, within
 from train.evaluators.linear_probe import fit_ridge, fit_sgd
 from train.suite.banks import class_bank, require_texts
 from train.suite.context import Context
-from train.suite.outcome import CannotRun, Outcome, Plot
+from train.suite.outcome import CannotRun, Outcome
 from train.suite.probes import fitted, training_part
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
@@ -40,8 +40,7 @@ def linear_probe(context: Context, described: EvaluationSet) -> Iterator[Outcome
     answers = last.logits(tests).argmax(axis=1)
     counts = confusion_matrix(wanted, answers, labels=np.arange(classes))
     title = "Confusions of the linear probe (L-BFGS)"
-    values = {"classes": list(described.classes), "counts": counts.tolist()}
-    yield Plot(LINEAR_PROBE, rows.data, "confusion", title, values)
+    yield rows.plot("confusion", title, classes=list(described.classes), counts=counts.tolist())
 
 
 def few_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
@@ -62,15 +61,16 @@ def few_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         yield dataclasses.replace(row, deviation=float(deviation) if seeds > 1 else None, seeds=seeds)
     if len(found.shots) > 1:
         name = "ridge on whitened features"
-        values = {
-            "x": list(found.shots),
-            "x_label": "images of each class",
-            "series": {name: found.mean.tolist()},
-            "deviations": {name: found.deviation.tolist()} if seeds > 1 else None,
-            "y_label": "top-1 accuracy",
-            "log_x": True,
-        }
-        yield Plot(FEW_SHOT, rows.data, "curve", "Few-shot accuracy", values)
+        yield rows.plot(
+            "curve",
+            "Few-shot accuracy",
+            x=list(found.shots),
+            x_label="images of each class",
+            series={name: found.mean.tolist()},
+            deviations={name: found.deviation.tolist()} if seeds > 1 else None,
+            y_label="top-1 accuracy",
+            log_x=True,
+        )
 
 
 def neighbours(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
