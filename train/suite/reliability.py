@@ -34,7 +34,9 @@ def calibrated(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         yield Shares(CALIBRATION, described).row("top1", right, guessed(classifier.targets), **classifier.settings)
         yield from _judged(described, classifier, classifier.logits, {**classifier.settings, "scaled": "no"})
         temperatures, fitted_on = _temperatures(classifier)
-        told = {"scaled": f"by temperature, fitted on {fitted_on}", "temperature": sorted(set(temperatures.tolist()))}
+        # Chosen for each model: what is set in `chosen` does not keep two models' rows from being compared.
+        chosen = {"temperature": sorted(set(temperatures.tolist()))}
+        told = {"scaled": f"by temperature, fitted on {fitted_on}", "chosen": chosen}
         logits = classifier.logits / temperatures[:, None]
         yield from _judged(described, classifier, logits, {**classifier.settings, **told})
 
