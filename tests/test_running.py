@@ -13,7 +13,7 @@ from train.kept import Kept
 from train.suite.context import Context, Effort
 from train.suite.outcome import CannotRun, Row
 from train.suite.protocol import Protocol
-from train.suite.running import chosen, find_sets, run, tasks
+from train.suite.running import Task, chosen, find_sets, run, tasks
 from train.tower import TowerFeatures
 from vit22b.folder import Record, write_metadata
 
@@ -23,6 +23,7 @@ class Counted:
     """A tower that counts what it is asked, and answers the first byte of a file."""
 
     fingerprint: str | None = "counted"
+    source: str = "counted:"
     asked: int = 0
 
     def features(self, images, *, tokens=False, layers=()):
@@ -157,6 +158,14 @@ def test_a_server_is_asked_anew_in_every_run(tmp_path):
         context.pooled(files)
         assert context.tower.asked == 1
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("answer", [np.full((2, 1), np.nan), np.zeros((1, 1))])
+def test_answers_that_no_protocol_can_judge_are_told_whichever_asks(context, tmp_path, monkeypatch, answer):
+    described = make_set(tmp_path, "a")
+    monkeypatch.setattr(Counted, "features", lambda *_: TowerFeatures(answer.astype(np.float32)))
+    ran = run(context, Task(protocol(lambda given, data: iter(given.pooled(data.part("test").files))), described))
+    assert "counted: answers 2 images with pooled of the shape" in ran.failed
 
 
 def test_layers_and_tokens_are_asked_in_one_pass(context, tmp_path):
