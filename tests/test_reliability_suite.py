@@ -149,13 +149,14 @@ def test_another_set_is_told_from_the_own(tmp_path):
     [
         ("../missing", "expected the folder of another set"),
         ("../same", "has the classes red in common"),
-        ([3], "is 3; expected"),
     ],
 )
 def test_what_is_outside_must_be_a_set_of_other_classes(tmp_path, named, message):
     described = classification(tmp_path / "set", details={"out_of_distribution": named})
     classification(tmp_path / "same", "same", ("red", "cyan"))
     rows, _, cannot = ran(DETECTION, described, PlantedTower(), tmp_path)
+    broken = dataclasses.replace(described, details={"out_of_distribution": [3]})
+    assert "has 3; expected a text" in run(context(PlantedTower(), tmp_path), Task(*DETECTION, broken)).failed
     assert not rows
     assert message.lower() in cannot.lower()
     assert not reliability.PROTOCOLS[1].asks(dataclasses.replace(described, details={}))
@@ -215,6 +216,13 @@ def test_parity_of_decisions_and_its_price(tmp_path):
 def test_positive_classes_must_be_some_of_the_classes(tmp_path, positive, message):
     described = classification(tmp_path / "set", groups="tone", details={"positive": positive})
     assert message in ran(people.PROTOCOLS, described, PlantedTower(), tmp_path)[2]
+
+
+def test_positive_classes_are_named_by_texts(tmp_path):
+    described = classification(tmp_path / "set", groups="tone", details={"positive": 5})
+    found = run(context(PlantedTower(), tmp_path), Task(*people.PROTOCOLS, described))
+    assert "details.positive is 5; expected a text or a list of texts" in found.failed
+    assert found.outcomes  # the accuracies are there all the same
 
 
 def test_one_subgroup_cannot_be_compared(tmp_path):

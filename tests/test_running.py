@@ -72,6 +72,16 @@ def test_a_set_is_read_as_it_was_written(tmp_path):
     [
         ({"kind": "sound"}, "kind is 'sound'; expected one of classification"),
         ({"classes": []}, "`classes` is empty"),
+        ({"classes": "cat"}, "`classes` is 'cat'; expected a list of texts"),
+        ({"classes": [1, 2]}, "`classes` has 1; expected a text"),
+        ({"templates": "general"}, "`templates` is 'general'; expected a list of texts"),
+        ({"name": 3}, "`name` has 3; expected a text"),
+        ({"name": "a/b"}, "it cannot have a slash"),
+        ({"groups": True}, "`groups` has True; expected a text"),
+        ({"synthetic": "no"}, "`synthetic` is 'no'; expected true or false"),
+        ({"details": ["out_of_distribution"]}, "`details` is ('out_of_distribution',); expected an object"),
+        ({"categories": {"class 0": 1}}, "`categories` has 1; expected a text"),
+        ({"shifts": [{"part": 1, "title": "x"}]}, "`part` has 1; expected a text"),
         ({"classes": ["a", "a"]}, "comes twice"),
         ({"templates": ["no place"]}, "no template"),
         ({"shifts": [{"folder": "x"}]}, "Shift has no field folder"),
@@ -92,6 +102,23 @@ def test_a_label_that_is_no_class_is_named_with_its_file(tmp_path):
         _ = described.part("test").targets
     with pytest.raises(ValueError, match=r"0\.png has no 'mask'"):
         described.part("test").column("mask")
+
+
+def test_a_detail_is_a_text_or_a_list_of_them(tmp_path):
+    described = make_set(tmp_path, "a", details={"one": "x", "two": ["x", "y"], "bad": 3, "worse": [["x"]]})
+    assert [described.named(name) for name in ("one", "two", "none")] == [("x",), ("x", "y"), ()]
+    for name in ("bad", "worse"):
+        with pytest.raises(ValueError, match=f"details.{name}.*expected a text"):
+            described.named(name)
+
+
+def test_a_caption_may_hold_what_python_takes_for_the_end_of_a_line(tmp_path):
+    described = make_set(tmp_path, "a")
+    line = {"file_name": "0.png", "labels": ["class 0"], "caption": "one\u2028two\x85three", "group": "g"}
+    (described.folder / "test" / "metadata.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n")
+    part = described.part("test")
+    assert part.captions == (line["caption"],)
+    assert part.column("group") == ("g",)
 
 
 def test_sets_are_found_below_a_folder_and_chosen_by_name(tmp_path):

@@ -17,10 +17,10 @@ from train.evaluators.features import Indices
 from train.evaluators.intervals import bootstrap_of, wilson
 from train.evaluators.zero_shot import cosines
 from train.suite.banks import class_bank
-from train.suite.classifiers import neighbour, test_part
 from train.suite.context import Context
 from train.suite.human_answers import Answers, read_answers
 from train.suite.outcome import CannotRun, Outcome, Row
+from train.suite.parts import neighbour, test_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
 from train.suite.shares import BOOTSTRAP, WILSON, Shares
@@ -125,7 +125,7 @@ def _probe_decides(context: Context, conflict: Conflict) -> Indices:
             f"the set {described.name} names no classifier of its classes; give details.{CLASSIFIER} in {SET_FILE}: "
             'the folder of a classification set, relative to its own, such as "../emoji"'
         )
-    other = neighbour(described, CLASSIFIER, described.details[CLASSIFIER])
+    other = neighbour(described, CLASSIFIER, str(described.details[CLASSIFIER]))
     places = {name: place for place, name in enumerate(conflict.categories)}
     held = [places.get(described.categories.get(name, ""), -1) for name in other.classes]
     if missing := [name for place, name in enumerate(conflict.categories) if place not in held]:

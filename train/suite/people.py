@@ -15,10 +15,10 @@ from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import fairness
 from train.evaluators.accuracy import guessed
 from train.evaluators.features import Doubles
-from train.suite.classifiers import Classifier, classifiers, test_part
+from train.suite.classifiers import Classifier, classifiers
 from train.suite.context import Context
 from train.suite.outcome import CannotRun, Outcome, Row
-from train.suite.probes import training_part
+from train.suite.parts import test_part, training_part
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
 
@@ -123,9 +123,9 @@ def _positive(described: EvaluationSet) -> Bools:
 
     Raises:
         CannotRun: set.json does not say, or names none, all, or one that there is not.
+        ValueError: it names them by other values than texts.
     """
-    given = described.details.get(POSITIVE, ())
-    named = [given] if isinstance(given, str) else list(given)
+    named = list(described.named(POSITIVE))
     unknown = [name for name in named if name not in described.classes]
     if unknown or not 0 < len(set(named)) < len(described.classes):
         raise CannotRun(

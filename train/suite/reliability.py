@@ -14,10 +14,11 @@ from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import calibration, detection
 from train.evaluators.accuracy import guessed
 from train.evaluators.features import Doubles
-from train.suite.classifiers import Classifier, classifiers, head_knows, head_logits, neighbour, test_part
+from train.suite.classifiers import Classifier, classifiers, head_knows, head_logits
 from train.suite.context import Context
 from train.suite.outcome import CannotRun, Outcome
-from train.suite.probes import fitted, training_part
+from train.suite.parts import neighbour, test_part, training_part
+from train.suite.probes import fitted
 from train.suite.protocol import Protocol
 from train.suite.shares import BOOTSTRAP, Shares
 from train.tower import Image
@@ -117,9 +118,9 @@ def _elsewhere(described: EvaluationSet) -> list[EvaluationSet]:
 
     Raises:
         CannotRun: one is not there, or shares a class.
+        ValueError: they are not named by texts, or one is broken.
     """
-    named = described.details[ELSEWHERE]
-    found = [neighbour(described, ELSEWHERE, each) for each in ([named] if isinstance(named, str) else named)]
+    found = [neighbour(described, ELSEWHERE, each) for each in described.named(ELSEWHERE)]
     for other in found:
         known = {canonical(name) for name in described.classes}
         if shared := [name for name in other.classes if canonical(name) in known]:
