@@ -9,7 +9,7 @@ from train.evaluation_sets.reading import EvaluationSet, Shift
 from train.suite import classification, shifted
 from train.suite.context import Context
 from train.suite.outcome import CannotRun, Plot, Row
-from train.suite.running import Task, run
+from train.suite.running import Ran, Task, run
 
 NAMES = tuple(COLOURS)
 PROTOCOLS = {each.id: each for each in (*classification.PROTOCOLS, *shifted.PROTOCOLS)}
@@ -61,6 +61,10 @@ def rows(protocol: str, given: Context, described: EvaluationSet) -> dict[tuple[
             assert row.interval is not None
             assert row.interval[0] <= row.value <= row.interval[1]
     return found
+
+
+def rows_of(ran: Ran) -> dict[tuple[str, str], Row]:
+    return {(row.data, row.metric): row for row in ran.outcomes if isinstance(row, Row)}
 
 
 ALL = [name for name in PROTOCOLS if name != shifted.SHIFTED]
@@ -137,8 +141,7 @@ def test_shifts_are_judged_through_their_maps_and_one_that_is_not_there_hides_no
     assert ran.cannot is not None
     assert ran.cannot.startswith("missing cannot be judged")
     assert ran.failed is None
-    found = ran.outcomes
-    values = {(row.data, row.metric): row for row in found if isinstance(row, Row)}
+    found, values = ran.outcomes, rows_of(ran)
     for name in ("probe", "zero-shot", "own head"):
         metric = f"top1 ({name})"
         assert values["colours", metric].value == 1.0
@@ -156,12 +159,49 @@ def test_shifts_are_judged_through_their_maps_and_one_that_is_not_there_hides_no
     assert [plot.values["names"] for plot in bars] == [["test", "darker", "warmth", "several labels"]] * 3
 
 
+def test_effective_robustness_is_over_the_accuracy_on_the_same_classes(tmp_path: Path) -> None:
+    # The test images of yellow show magenta, so that a third is wrong; the shift has red and green alone, all right.
+    classes, shown = ("red", "green", "yellow"), {"yellow": "magenta"}
+    for part, names in (("train", (*classes, "magenta")), ("test", classes), ("few", classes[:2])):
+        write_part(
+            tmp_path / part,
+            [
+                (shown.get(name, name) if part == "test" else name, {"labels": [name]})
+                for name in names
+                for _ in range(6)
+            ],
+        )
+    (tmp_path / "few" / "reference_line.json").write_text('{"points": [[0.1, 0.1], [0.9, 0.9]], "source": "diagonal"}')
+    described = EvaluationSet(
+        tmp_path,
+        "some",
+        "classification",
+        "painted",
+        True,
+        (*classes, "magenta"),
+        shifts=(Shift("few", "few", "subset"),),
+    )
+    found = rows_of(run(context(PlantedTower(texts=False), tmp_path), Task(PROTOCOLS[shifted.SHIFTED], described)))
+    assert found["some", "top1 (probe)"].value == pytest.approx(2 / 3)
+    assert found["some/few", "top1 (probe)"].value == 1
+    assert found["some/few", "effective robustness (probe)"].value == pytest.approx(0, abs=1e-5)
+
+
+def test_a_broken_shift_is_no_lack_of_the_models(colours: EvaluationSet, tmp_path: Path) -> None:
+    broken = dataclasses.replace(colours, shifts=(Shift("dark", "darker", "nothing.json"), *colours.shifts[2:]))
+    ran = run(context(PlantedTower(texts=False), tmp_path), Task(PROTOCOLS[shifted.SHIFTED], broken))
+    assert ran.cannot is None
+    assert ran.failed is not None
+    assert "dark cannot be judged: the label map 'nothing.json' is no file" in ran.failed
+    assert ("colours/warmth", "top1 (probe)") in rows_of(ran)
+
+
 def test_a_line_for_one_of_several_shifts_has_to_say_which(colours: EvaluationSet, tmp_path: Path) -> None:
     line = colours.folder / "reference_line.json"
     line.write_text('{"points": [[0.2, 0.2], [0.8, 0.8]], "source": "diagonal"}')
     given = context(PlantedTower(texts=False), tmp_path)
     try:
-        with pytest.raises(CannotRun, match="does not say for which of 3 shifts"):
+        with pytest.raises(ValueError, match="does not say for which of 3 shifts"):
             list(shifted.out_of_distribution(given, dataclasses.replace(colours, shifts=colours.shifts[:3])))
         warmth = dataclasses.replace(colours, shifts=colours.shifts[2:3])
         found = list(shifted.out_of_distribution(given, warmth))
@@ -182,6 +222,9 @@ def test_what_a_model_lacks_is_told(colours: EvaluationSet, tmp_path: Path) -> N
     with pytest.raises(CannotRun, match="'red' is none of the head's labels; the nearest"):
         list(PROTOCOLS["head/1"].runs(context(PlantedTower(("rod", "green")), tmp_path), colours))
     unlabelled = dataclasses.replace(colours, folder=tmp_path)
+    for protocol in ("zero-shot/1", "retrieval/1", "head/1"):
+        with pytest.raises(CannotRun, match=r"has no part .* to be judged on"):
+            list(PROTOCOLS[protocol].runs(context(PlantedTower(NAMES), tmp_path), unlabelled))
     write_part(tmp_path / "test", [("red", {"labels": ["red"]})])
     for protocol in ("linear-probe/1", "few-shot/1", "nearest-neighbours/1"):
         with pytest.raises(CannotRun, match=r"has no part .* to learn from"):

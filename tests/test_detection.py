@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import expit, softmax
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -54,10 +55,23 @@ def test_intervals_are_those_of_drawn_samples():
 
 
 def test_max_softmax_is_the_best_probability_and_tells_sure_ones_apart():
-    np.testing.assert_allclose(np.exp(max_softmax([[0, 0], [np.log(3), 0]])), [0.5, 0.75])
+    np.testing.assert_allclose(expit(max_softmax([[0, 0], [np.log(3), 0]])), [0.5, 0.75])
     nearly = max_softmax([[40.0, 0.0], [60.0, 0.0]])
-    assert np.exp(nearly[0]) == np.exp(nearly[1]) == 1
-    assert max_softmax([[30.0, 0.0]])[0] < max_softmax([[33.0, 0.0]])[0]
+    assert expit(nearly[0]) == expit(nearly[1]) == 1
+    assert nearly[0] < nearly[1]
+    logits = 3 * np.random.default_rng(0).normal(size=(200, 5))
+    np.testing.assert_allclose(expit(max_softmax(logits)), softmax(logits, axis=1).max(axis=1))
+
+
+def test_sure_images_are_not_parted_by_rounding():
+    # Probabilities of all inside and of half outside round to 1; their order is what the logits say.
+    random = np.random.default_rng(7)
+    inside, outside = (np.stack([random.normal(60, 3, 50), np.zeros(50)], 1) for _ in range(2))
+    outside[::2] /= 3
+    expected = auroc(inside[:, 0], outside[:, 0])
+    for wobble in (0.0, 1e-6):
+        noisy = [max_softmax(each + wobble * random.normal(size=each.shape)) for each in (inside, outside)]
+        assert auroc(*noisy) == pytest.approx(expected, abs=1e-4)
 
 
 def test_mahalanobis_distance_is_that_of_the_tied_covariance():

@@ -62,3 +62,9 @@ def test_numbers_of_shots_that_a_class_does_not_have_are_left_out() -> None:
 
 def test_one_seed_has_no_deviation() -> None:
     assert np.isnan(evaluate(*planted(5), *planted(5, seed=1), 4, seeds=1).deviation).all()
+
+
+def test_test_features_that_are_not_finite_are_told_and_not_taken_for_the_first_class() -> None:
+    features, targets = planted(5)
+    with pytest.raises(ValueError, match="not finite"):
+        evaluate(features, targets, np.full_like(features, np.nan), targets, 4)

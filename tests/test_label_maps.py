@@ -65,6 +65,8 @@ def test_any_label_of_an_image_is_right_and_images_without_labels_are_left_out(t
         assert found.guessed == pytest.approx(2 / 3)  # always tabby
     with pytest.raises(ValueError, match="no image of the part has a label"):
         judge(label_map, logits("tabby"), CLASSES, [()])
+    with pytest.raises(ValueError, match="not finite"):
+        judge(label_map, logits("tabby") * np.nan, CLASSES, [("tabby",)])
 
 
 def test_a_perfect_and_a_random_classifier_have_the_extreme_scores() -> None:

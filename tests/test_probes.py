@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ def test_the_probe_of_planted_colours_is_perfect_and_is_fitted_once(colours: Eva
     assert (found.logits(given.pooled(test.files)).argmax(1) == test.targets).all()
     assert found.classes == NAMES
     assert fitted(given, colours) is found
+    neighbours = dataclasses.replace(colours, folder=colours.folder / "test" / "..")  # as another set names it
+    assert fitted(given, neighbours) is found
     assert fitted(context(PlantedTower(), tmp_path), colours) is not found
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.planted_tower import COLOURS, PlantedTower, context, write_part
 from train.evaluation_sets.reading import EvaluationSet, read_set, write_set
+from train.reports.comparison import FOUND
 from train.suite import cues, people, reliability
 from train.suite.outcome import Plot, Row
 from train.suite.running import Task, run
@@ -62,7 +63,7 @@ def test_a_perfect_tower_is_calibrated_and_a_blind_one_is_not_better_than_chance
     assert cannot is None
     for name in ("probe", "own head"):
         assert one(rows, "top1", classifier=name).value == 1
-        scaled = [row for row in rows if row.settings["classifier"] == name and row.settings.get("temperature")]
+        scaled = [row for row in rows if row.settings["classifier"] == name and row.settings.get("chosen")]
         assert {row.metric for row in scaled} == {"ece", "nll", "brier"}
         assert len(scaled) == 4
         assert all(row.value < 1e-3 for row in scaled)
@@ -75,6 +76,21 @@ def test_a_perfect_tower_is_calibrated_and_a_blind_one_is_not_better_than_chance
     raw = one(rows, "nll", scaled="no")
     assert raw.chance == pytest.approx(np.log(3))
     assert raw.beats_chance_by == raw.chance - raw.value < 0.2
+
+
+@pytest.mark.parametrize("protocols", [CALIBRATION, DETECTION, people.PROTOCOLS])
+def test_rows_of_two_models_differ_in_nothing_but_what_was_found_for_each(tmp_path, protocols):
+    details = {"positive": ["red"], "out_of_distribution": "../o"}
+    described = classification(tmp_path / "set", noise=90, groups="tone", details=details)
+    classification(tmp_path / "o", "others", ("yellow", "magenta", "cyan"), noise=90)
+    one_model, other = (
+        [
+            (row.data, row.metric, {name: value for name, value in row.settings.items() if name not in FOUND})
+            for row in ran(protocols, described, PlantedTower(blind=blind), tmp_path)[0]
+        ]
+        for blind in (False, True)
+    )
+    assert one_model == other
 
 
 def test_overconfidence_is_found_and_scaling_takes_it_away(tmp_path):
@@ -133,13 +149,14 @@ def test_another_set_is_told_from_the_own(tmp_path):
     [
         ("../missing", "expected the folder of another set"),
         ("../same", "has the classes red in common"),
-        ([3], "is 3; expected"),
     ],
 )
 def test_what_is_outside_must_be_a_set_of_other_classes(tmp_path, named, message):
     described = classification(tmp_path / "set", details={"out_of_distribution": named})
     classification(tmp_path / "same", "same", ("red", "cyan"))
     rows, _, cannot = ran(DETECTION, described, PlantedTower(), tmp_path)
+    broken = dataclasses.replace(described, details={"out_of_distribution": [3]})
+    assert "has 3; expected a text" in run(context(PlantedTower(), tmp_path), Task(*DETECTION, broken)).failed
     assert not rows
     assert message.lower() in cannot.lower()
     assert not reliability.PROTOCOLS[1].asks(dataclasses.replace(described, details={}))
@@ -199,6 +216,13 @@ def test_parity_of_decisions_and_its_price(tmp_path):
 def test_positive_classes_must_be_some_of_the_classes(tmp_path, positive, message):
     described = classification(tmp_path / "set", groups="tone", details={"positive": positive})
     assert message in ran(people.PROTOCOLS, described, PlantedTower(), tmp_path)[2]
+
+
+def test_positive_classes_are_named_by_texts(tmp_path):
+    described = classification(tmp_path / "set", groups="tone", details={"positive": 5})
+    found = run(context(PlantedTower(), tmp_path), Task(*people.PROTOCOLS, described))
+    assert "details.positive is 5; expected a text or a list of texts" in found.failed
+    assert found.outcomes  # the accuracies are there all the same
 
 
 def test_one_subgroup_cannot_be_compared(tmp_path):

@@ -13,7 +13,7 @@ from train.kept import Kept
 from train.suite.context import Context, Effort
 from train.suite.outcome import CannotRun, Row
 from train.suite.protocol import Protocol
-from train.suite.running import chosen, find_sets, run, tasks
+from train.suite.running import Task, chosen, find_sets, run, tasks
 from train.tower import TowerFeatures
 from vit22b.folder import Record, write_metadata
 
@@ -23,6 +23,7 @@ class Counted:
     """A tower that counts what it is asked, and answers the first byte of a file."""
 
     fingerprint: str | None = "counted"
+    source: str = "counted:"
     asked: int = 0
 
     def features(self, images, *, tokens=False, layers=()):
@@ -71,6 +72,16 @@ def test_a_set_is_read_as_it_was_written(tmp_path):
     [
         ({"kind": "sound"}, "kind is 'sound'; expected one of classification"),
         ({"classes": []}, "`classes` is empty"),
+        ({"classes": "cat"}, "`classes` is 'cat'; expected a list of texts"),
+        ({"classes": [1, 2]}, "`classes` has 1; expected a text"),
+        ({"templates": "general"}, "`templates` is 'general'; expected a list of texts"),
+        ({"name": 3}, "`name` has 3; expected a text"),
+        ({"name": "a/b"}, "it cannot have a slash"),
+        ({"groups": True}, "`groups` has True; expected a text"),
+        ({"synthetic": "no"}, "`synthetic` is 'no'; expected true or false"),
+        ({"details": ["out_of_distribution"]}, "`details` is ('out_of_distribution',); expected an object"),
+        ({"categories": {"class 0": 1}}, "`categories` has 1; expected a text"),
+        ({"shifts": [{"part": 1, "title": "x"}]}, "`part` has 1; expected a text"),
         ({"classes": ["a", "a"]}, "comes twice"),
         ({"templates": ["no place"]}, "no template"),
         ({"shifts": [{"folder": "x"}]}, "Shift has no field folder"),
@@ -91,6 +102,23 @@ def test_a_label_that_is_no_class_is_named_with_its_file(tmp_path):
         _ = described.part("test").targets
     with pytest.raises(ValueError, match=r"0\.png has no 'mask'"):
         described.part("test").column("mask")
+
+
+def test_a_detail_is_a_text_or_a_list_of_them(tmp_path):
+    described = make_set(tmp_path, "a", details={"one": "x", "two": ["x", "y"], "bad": 3, "worse": [["x"]]})
+    assert [described.named(name) for name in ("one", "two", "none")] == [("x",), ("x", "y"), ()]
+    for name in ("bad", "worse"):
+        with pytest.raises(ValueError, match=f"details.{name}.*expected a text"):
+            described.named(name)
+
+
+def test_a_caption_may_hold_what_python_takes_for_the_end_of_a_line(tmp_path):
+    described = make_set(tmp_path, "a")
+    line = {"file_name": "0.png", "labels": ["class 0"], "caption": "one\u2028two\x85three", "group": "g"}
+    (described.folder / "test" / "metadata.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n")
+    part = described.part("test")
+    assert part.captions == (line["caption"],)
+    assert part.column("group") == ("g",)
 
 
 def test_sets_are_found_below_a_folder_and_chosen_by_name(tmp_path):
@@ -157,6 +185,14 @@ def test_a_server_is_asked_anew_in_every_run(tmp_path):
         context.pooled(files)
         assert context.tower.asked == 1
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("answer", [np.full((2, 1), np.nan), np.zeros((1, 1))])
+def test_answers_that_no_protocol_can_judge_are_told_whichever_asks(context, tmp_path, monkeypatch, answer):
+    described = make_set(tmp_path, "a")
+    monkeypatch.setattr(Counted, "features", lambda *_: TowerFeatures(answer.astype(np.float32)))
+    ran = run(context, Task(protocol(lambda given, data: iter(given.pooled(data.part("test").files))), described))
+    assert "counted: answers 2 images with pooled of the shape" in ran.failed
 
 
 def test_layers_and_tokens_are_asked_in_one_pass(context, tmp_path):

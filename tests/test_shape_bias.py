@@ -68,6 +68,8 @@ def test_what_cannot_be_judged_is_refused():
         category_scores(np.ones((1, 2)), [0, 0], 2)
     with pytest.raises(ValueError, match=r"expected \[n, k\] and \[k\]"):
         category_scores(np.ones((1, 2)), [0], 1)
+    with pytest.raises(ValueError, match="not finite"):
+        decide([[0.2, np.nan]])
     with pytest.raises(ValueError, match="on the same images"):
         error_consistency([1], [1, 0])
     assert shape_bias.Decisions(1, 1, 0).images == 2

@@ -1,5 +1,6 @@
 """A checkpoint and its served export answer alike, to every question that a protocol asks."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from train.served_tower import ServedTower
 from train.tower_opening import open_tower
 from vit22b.checkpoint import load
 from vit22b.embedder import embed_files
+from vit22b.execution import Execution
 from vit22b.folder import read_folder
 
 QUESTIONS = ("embeddings", "logits")
@@ -75,6 +77,11 @@ def test_both_say_what_they_are(checkpoint, behind_server, tuned):
 def test_an_image_is_answered_by_its_bytes_as_by_its_path(checkpoint, images):
     mixed = [images[0], images[1].read_bytes(), images[2]]
     np.testing.assert_array_equal(checkpoint.embeddings(mixed), checkpoint.embeddings(images[:3]))
+
+
+def test_answers_of_another_dtype_have_another_fingerprint(checkpoint, tuned):
+    with CheckpointTower(tuned, Execution(dtype=jnp.bfloat16)) as other:
+        assert other.fingerprint == f"{checkpoint.fingerprint}-bfloat16"
 
 
 def test_a_fingerprint_has_the_towers_and_the_head(checkpoint, pretrained):

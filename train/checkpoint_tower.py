@@ -35,13 +35,15 @@ class CheckpointTower:
             ValueError: no checkpoint of ours; see vit22b.checkpoint.load.
         """
         workdir, step = find_step(path)
-        trained = load(path)
+        trained = load(workdir / "checkpoints" / str(step))  # training may have saved another meanwhile
         description = trained.description
         self.source, self.checkpoint = f"checkpoint:{path}", workdir / "checkpoints" / str(step)
         self.config, self.preprocess, self.labels = description.config, description.preprocess, description.labels
         self.layers = tuple(range(self.config.image.depth))
         self.space_id = trained.space_id
         self.fingerprint: str | None = f"{self.space_id}-{_digest(trained.params.get('head', {}))}"
+        if (dtype := np.dtype(execution.dtype)) != np.float32:
+            self.fingerprint += f"-{dtype.name}"
         self._tokenizer = Tokenizer.from_json(description.tokenizer) if description.tokenizer else None
         self._params, self._execution = trained.params, execution
         self._graph, _ = abstract(self.config)

@@ -1,4 +1,4 @@
-"""What is judged: an an image tower and its text tower, wherever they run: in a checkpoint, or behind a server.
+"""What is judged: an image tower and its text tower, wherever they run: in a checkpoint, or behind a server.
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client: both ends of it look the
 same here, so that the same protocols judge both, and their reports show whether anything was lost in between.

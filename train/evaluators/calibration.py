@@ -65,7 +65,7 @@ def nll_each(logits: npt.ArrayLike, targets: npt.ArrayLike, temperature: float =
 def brier_each(logits: npt.ArrayLike, targets: npt.ArrayLike, temperature: float = 1.0) -> Doubles:
     """Brier's score of each image, [n]: squared errors of the probabilities, summed over the classes (Brier 1950).
 
-    It reaches from 0 to 2; for two classes it is twice what halves of it are.
+    It reaches from 0 to 2; of two classes it is twice the score that is often given for these, that of one of them.
     """
     given, right = _checked(logits, targets)
     return ((np.exp(log_probabilities(given, temperature)) - np.eye(given.shape[1])[right]) ** 2).sum(1)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 
-from train.evaluators.calibration import log_probabilities
 from train.evaluators.features import Standard
 from train.evaluators.intervals import Interval, percentiles, resampled
 
@@ -70,8 +70,16 @@ def fit_gaussians(features: npt.ArrayLike, targets: npt.ArrayLike) -> Gaussians:
 
 
 def max_softmax(logits: npt.ArrayLike) -> Doubles:
-    """The probability of the best class, [n] (MSP), as its logarithm, in which those near 1 still differ."""
-    return log_probabilities(logits).max(1)
+    """The probability of the best class, [n] (MSP), as the logarithm of its odds.
+
+    The order is that of the probabilities, which is all that is asked of a score; and images whose probability rounds
+    to 1 still differ, where ties would be broken by the rounding of the features.
+    """
+    values = np.array(logits, np.float64)
+    places = np.arange(len(values)), values.argmax(axis=1)
+    best = values[places]
+    values[places] = -np.inf
+    return best - logsumexp(values, axis=1)
 
 
 def auroc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from train.evaluators.accuracy import ranks, within
 from train.evaluators.features import Doubles, Indices, Standard, check_training
 from train.evaluators.linear_probe import Probe, least_squares, signed
 
@@ -62,20 +63,20 @@ def evaluate(
         seeds: how many draws.
 
     Raises:
-        ValueError: see features.check_training; or no number of shots is left.
+        ValueError: see features.check_training and accuracy.ranks; or no number of shots is left.
     """
     values, found = check_training(features, targets, classes)
     smallest = int(np.bincount(found, minlength=classes).min())
     able = tuple(number for number in shots if number <= smallest)
     if not able:
         raise ValueError(f"the smallest class has {smallest} training images; expected {min(shots)} or more")
-    wanted = np.asarray(test_targets)
+    wanted = np.asarray(test_targets, np.int64)
     right = np.zeros((len(able), seeds, len(wanted)))
     for row, number in enumerate(able):
         for seed in range(seeds):
             places = draw(found, number, seed)
             probe = fit(values[places], found[places], classes)
-            right[row, seed] = probe.logits(tests).argmax(axis=1) == wanted
+            right[row, seed] = within(ranks(probe.logits(tests), wanted), 1)
     return FewShot(able, right)
 
 

@@ -141,10 +141,11 @@ def judge(
 
     Raises:
         ValueError: a class that the logits or the map do not have, with the nearest names; images with another number
-            of labels than one where the rule is not "any"; no image with a label.
+            of labels than one where the rule is not "any"; no image with a label; logits that are not finite.
     """
     values = np.asarray(logits)
     require(values.shape == (len(labels), len(classes)), f"{values.shape} logits; expected {len(labels), len(classes)}")
+    require(bool(np.isfinite(values).all()), "some logits are not finite; the model has diverged")
     names = list(label_map.classes)
     told = [places(label_map.classes[name], classes, "the classifier's classes") for name in names]
     found = [places(each, names, "the label map's classes") for each in labels]

@@ -65,8 +65,15 @@ def category_scores(probabilities: npt.ArrayLike, category_of: npt.ArrayLike, ca
 
 
 def decide(scores: npt.ArrayLike) -> Integers:
-    """The best category of each image, [n]; the first of equals."""
-    return np.asarray(scores).argmax(1).astype(np.int64)
+    """The best category of each image, [n], of scores [n, c]; the first of equals.
+
+    Raises:
+        ValueError: a score that is not finite.
+    """
+    given = np.asarray(scores)
+    if not np.isfinite(given).all():
+        raise ValueError("some scores are not finite; the model has diverged")
+    return given.argmax(1).astype(np.int64)
 
 
 def count(decisions: npt.ArrayLike, shapes: npt.ArrayLike, textures: npt.ArrayLike) -> Decisions:

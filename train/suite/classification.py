@@ -15,8 +15,9 @@ from train.evaluators.accuracy import guessed, ranks, within
 from train.evaluators.linear_probe import fit_ridge, fit_sgd
 from train.suite.banks import class_bank, require_texts
 from train.suite.context import Context
-from train.suite.outcome import CannotRun, Outcome, Plot
-from train.suite.probes import fitted, training_part
+from train.suite.outcome import CannotRun, Outcome
+from train.suite.parts import test_part, training_part
+from train.suite.probes import fitted
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
 from vit22b.prompts import find_templates
@@ -27,7 +28,7 @@ ZERO_SHOT, RETRIEVAL, HEAD = "zero-shot/1", "retrieval/1", "head/1"
 
 def linear_probe(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """Three linear classifiers of the pooled features, and the confusions of the one that others build on."""
-    train, test = training_part(described), described.part("test")
+    train, test = training_part(described), test_part(described)
     features, targets, wanted = context.pooled(train.files), train.targets, test.targets
     tests, classes = context.pooled(test.files), len(described.classes)
     rows = Shares(LINEAR_PROBE, described)
@@ -40,13 +41,12 @@ def linear_probe(context: Context, described: EvaluationSet) -> Iterator[Outcome
     answers = last.logits(tests).argmax(axis=1)
     counts = confusion_matrix(wanted, answers, labels=np.arange(classes))
     title = "Confusions of the linear probe (L-BFGS)"
-    values = {"classes": list(described.classes), "counts": counts.tolist()}
-    yield Plot(LINEAR_PROBE, rows.data, "confusion", title, values)
+    yield rows.plot("confusion", title, classes=list(described.classes), counts=counts.tolist())
 
 
 def few_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """Least squares on 1, 5, 10 and 25 images of each class, over seeds that choose them."""
-    train, test = training_part(described), described.part("test")
+    train, test = training_part(described), test_part(described)
     targets, wanted, seeds = train.targets, test.targets, context.effort.seeds
     features, tests = context.pooled(train.files), context.pooled(test.files)
     try:
@@ -62,25 +62,25 @@ def few_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         yield dataclasses.replace(row, deviation=float(deviation) if seeds > 1 else None, seeds=seeds)
     if len(found.shots) > 1:
         name = "ridge on whitened features"
-        values = {
-            "x": list(found.shots),
-            "x_label": "images of each class",
-            "series": {name: found.mean.tolist()},
-            "deviations": {name: found.deviation.tolist()} if seeds > 1 else None,
-            "y_label": "top-1 accuracy",
-            "log_x": True,
-        }
-        yield Plot(FEW_SHOT, rows.data, "curve", "Few-shot accuracy", values)
+        yield rows.plot(
+            "curve",
+            "Few-shot accuracy",
+            x=list(found.shots),
+            x_label="images of each class",
+            series={name: found.mean.tolist()},
+            deviations={name: found.deviation.tolist()} if seeds > 1 else None,
+            y_label="top-1 accuracy",
+            log_x=True,
+        )
 
 
 def neighbours(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """The nearest training images vote, by the pooled features."""
-    train, test = training_part(described), described.part("test")
+    train, test = training_part(described), test_part(described)
     targets, wanted = train.targets, test.targets
+    features, tests = context.pooled(train.files), context.pooled(test.files)
     try:
-        votes = nearest_neighbours.votes(
-            context.pooled(train.files), targets, context.pooled(test.files), len(described.classes)
-        )
+        votes = nearest_neighbours.votes(features, targets, tests, len(described.classes))
     except ValueError as error:
         raise CannotRun(f"the images of {train.folder} cannot vote: {error}") from error
     settings = {
@@ -94,7 +94,7 @@ def neighbours(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 
 def zero_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """Class names in templates, as the text tower reads them."""
-    test = described.part("test")
+    test = test_part(described)
     wanted, bank = test.targets, class_bank(context, described.classes, described.templates)
     found = zero_shot.classify(context.embeddings(test.files), bank, wanted)
     rows, templates = Shares(ZERO_SHOT, described), len(find_templates(described.templates))
@@ -106,7 +106,7 @@ def zero_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 
 def retrievals(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """Images are searched for by captions, and captions by images."""
-    test = described.part("test")
+    test = test_part(described)
     captioned = [place for place, caption in enumerate(test.captions) if caption]
     captions = [caption for caption in test.captions if caption]
     if not captions:
@@ -126,7 +126,7 @@ def retrievals(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 
 def own_head(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """The model's head as it was trained, on classes that are among its labels."""
-    test, labels = described.part("test"), context.tower.labels
+    test, labels = test_part(described), context.tower.labels
     wanted = test.targets
     if not labels:
         raise CannotRun("the model has no head whose labels have names; a pretraining checkpoint has")

@@ -5,16 +5,15 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from train.evaluation_sets.reading import EvaluationSet, Part, read_set
+from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import head
 from train.evaluators.features import Doubles, Indices
 from train.suite.context import Context
-from train.suite.outcome import CannotRun
+from train.suite.parts import test_part
 from train.suite.probes import Fitted, fitted
 from train.tower import Image
 
@@ -69,36 +68,3 @@ def head_knows(context: Context, described: EvaluationSet) -> bool:
 def head_logits(context: Context, described: EvaluationSet, images: Sequence[Image]) -> Doubles:
     """Those of the set's classes by the model's own head, float64 [n, k]."""
     return head.restricted(context.logits(images), context.tower.labels, described.classes)
-
-
-def test_part(described: EvaluationSet) -> Part:
-    """The test part.
-
-    Raises:
-        CannotRun: there is none.
-        ValueError: it is broken.
-    """
-    if not (described.folder / "test").is_dir():
-        raise CannotRun(f"the set {described.name} has no part {described.folder / 'test'} to be judged on; add one")
-    return described.part("test")
-
-
-def neighbour(described: EvaluationSet, detail: str, relative: object) -> EvaluationSet:
-    """Another set, which set.json names by its folder relative to the set's own.
-
-    Args:
-        described: whose set.json names it.
-        detail: where: the name of a field of its `details`.
-        relative: the folder.
-
-    Raises:
-        CannotRun: it is not there.
-        ValueError: it is no set.
-    """
-    folder = described.folder / str(relative)
-    if not isinstance(relative, str) or not folder.is_dir():
-        raise CannotRun(
-            f"{detail} of the set {described.name} is {relative!r}; expected the folder of another set, relative to "
-            f"{described.folder}. Make that set, or take the field out"
-        )
-    return read_set(Path(folder))

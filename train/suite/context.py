@@ -52,7 +52,10 @@ class Context:
     """
 
     def __init__(self, tower: Tower, effort: Effort, scratch: Path, kept: Kept | None = None) -> None:
-        """Takes a place to keep answers from run to run; used where the tower has a fingerprint."""
+        """Takes a place to keep answers from run to run; used where the tower has a fingerprint.
+
+        Every question raises ValueError where an answer is not finite, and what the tower raises.
+        """
         self.tower, self.effort, self.scratch = tower, effort, scratch
         self._kept = kept if tower.fingerprint else None
         self._memory: dict[str, Floats] = {}
@@ -94,7 +97,15 @@ class Context:
         key = f"{what} {_digest(images)}"
         if key not in self._memory:
             kept = self._kept
-            self._memory[key] = ask() if kept is None else kept.array(f"{self.tower.fingerprint} {key}", ask)
+            found = ask() if kept is None else kept.array(f"{self.tower.fingerprint} {key}", ask)
+            # Here for all protocols: an argmax takes a NaN for the best class, and tells nobody.
+            if len(found) != len(images) or not np.isfinite(found).all():
+                raise ValueError(
+                    f"{self.tower.source} answers {len(images)} images with {what} of the shape {found.shape}, "
+                    f"{(~np.isfinite(found)).sum()} numbers of which are not finite; expected {len(images)} rows of "
+                    "finite numbers: the model has diverged, take an earlier checkpoint"
+                )
+            self._memory[key] = found
         return self._memory[key]
 
 

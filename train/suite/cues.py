@@ -16,15 +16,16 @@ from train.evaluators.calibration import log_probabilities
 from train.evaluators.features import Indices
 from train.evaluators.intervals import bootstrap_of, wilson
 from train.evaluators.zero_shot import cosines
-from train.suite.classifiers import neighbour, test_part
+from train.suite.banks import class_bank
 from train.suite.context import Context
 from train.suite.human_answers import Answers, read_answers
-from train.suite.outcome import CannotRun, Outcome, Plot, Row
+from train.suite.outcome import CannotRun, Outcome, Row
+from train.suite.parts import neighbour, test_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
-from vit22b.prompts import embedded, find_templates
+from train.suite.shares import BOOTSTRAP, WILSON, Shares
 
-SHAPE_BIAS = "shape-bias/1"
+SHAPE_BIAS, CONSISTENCY = "shape-bias/1", "error_consistency"
 CLASSIFIER = "classifier_set"  # the detail that names the set whose probe decides
 HUMANS = "humans"  # the detail that names the table of people's answers
 
@@ -70,28 +71,22 @@ def decided(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 
 def _bias(conflict: Conflict, decider: str, decisions: Indices) -> Generator[Outcome, None, bool]:
     """Gives whether there is a bias: any decision for one of the cues."""
-    described, categories = conflict.part.set, conflict.categories
+    rows, categories = Shares(SHAPE_BIAS, conflict.part.set), conflict.categories
     found = shape_bias.count(decisions, conflict.shapes, conflict.textures)
     by_cue = found.shape + found.texture
     settings = {"classifier": decider, "categories": len(categories)}
-    yield Row(
-        SHAPE_BIAS, described.name, "cue_decisions", found.decided, "more", found.images, chance=2 / len(categories),
-        interval=wilson(by_cue, found.images), interval_kind="Wilson", synthetic=described.synthetic,
-        settings=settings,
-    )  # fmt: skip
+    chance, interval = 2 / len(categories), wilson(by_cue, found.images)
+    yield rows.number("cue_decisions", found.decided, "more", found.images, chance, interval, WILSON, **settings)
     if not by_cue:
         return False
-    yield Row(
-        SHAPE_BIAS, described.name, "shape_bias", found.bias, "more", by_cue, interval=wilson(found.shape, by_cue),
-        interval_kind="Wilson", synthetic=described.synthetic, settings=settings,
-    )  # fmt: skip
+    interval = wilson(found.shape, by_cue)
+    yield rows.number("shape_bias", found.bias, "more", by_cue, None, interval, WILSON, **settings)
     each = shape_bias.by_category(decisions, conflict.shapes, conflict.textures, categories)
     shown = {name: of for name, of in each.items() if of.shape + of.texture}
-    yield Plot(
-        SHAPE_BIAS, described.name, "bars", f"Shape bias by the shape's category ({decider})",
-        {"names": list(shown), "values": [of.bias for of in shown.values()],
-         "intervals": [wilson(of.shape, of.shape + of.texture) for of in shown.values()], "label": "shape bias"},
-    )  # fmt: skip
+    values = [of.bias for of in shown.values()]
+    intervals = [wilson(of.shape, of.shape + of.texture) for of in shown.values()]
+    title = f"Shape bias by the shape's category ({decider})"
+    yield rows.plot("bars", title, names=list(shown), values=values, intervals=intervals, label="shape bias")
     return True
 
 
@@ -101,7 +96,7 @@ def _consistency(conflict: Conflict, decider: str, decisions: Indices, answers: 
     An answer is right where it is the shape's category. Observers with whom chance alone explains every agreement are
     left out; the mean says how many it is of.
     """
-    described = conflict.part.set
+    rows = Shares(SHAPE_BIAS, conflict.part.set)
     right = dict(zip(_names(conflict.part), (decisions == conflict.shapes).tolist(), strict=True))
     truth = dict(zip(_names(conflict.part), conflict.shapes, strict=True))
     settings: dict[str, Any] = {"classifier": decider}
@@ -115,17 +110,11 @@ def _consistency(conflict: Conflict, decider: str, decisions: Indices, answers: 
             interval = bootstrap_of(
                 lambda drawn, a=ours, b=theirs: shape_bias.error_consistency(a[drawn], b[drawn]), len(ours)
             )
-            yield Row(
-                SHAPE_BIAS, described.name, "error_consistency", kappa, "more", len(ours), chance=0.0,
-                interval=interval, interval_kind="bootstrap over images", synthetic=described.synthetic,
-                settings={**settings, "observer": observer},
-            )  # fmt: skip
+            told = {**settings, "observer": observer}
+            yield rows.number(CONSISTENCY, kappa, "more", len(ours), 0.0, interval, BOOTSTRAP, **told)
     if kappas:
-        yield Row(
-            SHAPE_BIAS, described.name, "error_consistency", float(np.mean(kappas)), "more", len(right), chance=0.0,
-            synthetic=described.synthetic,
-            settings={**settings, "observer": "mean", "observers": len(kappas)},
-        )  # fmt: skip
+        told = {**settings, "observer": "mean", "observers": len(kappas)}
+        yield rows.number(CONSISTENCY, float(np.mean(kappas)), "more", len(right), 0.0, **told)
 
 
 def _probe_decides(context: Context, conflict: Conflict) -> Indices:
@@ -136,7 +125,7 @@ def _probe_decides(context: Context, conflict: Conflict) -> Indices:
             f"the set {described.name} names no classifier of its classes; give details.{CLASSIFIER} in {SET_FILE}: "
             'the folder of a classification set, relative to its own, such as "../emoji"'
         )
-    other = neighbour(described, CLASSIFIER, described.details[CLASSIFIER])
+    other = neighbour(described, CLASSIFIER, str(described.details[CLASSIFIER]))
     places = {name: place for place, name in enumerate(conflict.categories)}
     held = [places.get(described.categories.get(name, ""), -1) for name in other.classes]
     if missing := [name for place, name in enumerate(conflict.categories) if place not in held]:
@@ -151,8 +140,7 @@ def _probe_decides(context: Context, conflict: Conflict) -> Indices:
 
 def _names_decide(context: Context, conflict: Conflict) -> Indices:
     """By the cosine of image and category's name in the set's templates."""
-    templates = find_templates(conflict.part.set.templates)
-    bank = embedded(conflict.categories, templates, context.tower.texts)
+    bank = class_bank(context, conflict.categories, conflict.part.set.templates)
     return shape_bias.decide(cosines(context.embeddings(conflict.part.files), bank))
 
 

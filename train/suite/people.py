@@ -15,10 +15,10 @@ from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import fairness
 from train.evaluators.accuracy import guessed
 from train.evaluators.features import Doubles
-from train.suite.classifiers import Classifier, classifiers, test_part
+from train.suite.classifiers import Classifier, classifiers
 from train.suite.context import Context
-from train.suite.outcome import CannotRun, Outcome, Plot, Row
-from train.suite.probes import training_part
+from train.suite.outcome import CannotRun, Outcome, Row
+from train.suite.parts import test_part, training_part
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
 
@@ -52,23 +52,16 @@ def treated(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 
 def _accuracies(described: EvaluationSet, classifier: Classifier, groups: tuple[str, ...]) -> Iterator[Outcome]:
     right = (classifier.logits.argmax(1) == classifier.targets).astype(np.float64)
-    named, rows = np.asarray(groups), {}
-    yield Row(
-        FAIRNESS, described.name, "gap", fairness.gap(right, groups), "less", len(right),
-        interval=fairness.gap_interval(right, groups), interval_kind=WITHIN, synthetic=described.synthetic,
-        settings={**classifier.settings, "subgroups": described.groups},
-    )  # fmt: skip
+    named, rows, found = np.asarray(groups), Shares(FAIRNESS, described), {}
+    yield _gap(described, "gap", right, groups, {**classifier.settings, "subgroups": described.groups})
     for name in fairness.by_group(right, groups):
         inside = named == name
-        rows[name] = Shares(FAIRNESS, described).row(
-            "accuracy", right[inside], guessed(classifier.targets[inside]), **classifier.settings, subgroup=name
-        )
-    yield from rows.values()
-    yield Plot(
-        FAIRNESS, described.name, "bars", f"Accuracy of the {classifier.name} by {described.groups}",
-        {"names": list(rows), "values": [row.value for row in rows.values()],
-         "intervals": [row.interval for row in rows.values()], "label": "accuracy"},
-    )  # fmt: skip
+        chance = guessed(classifier.targets[inside])
+        found[name] = rows.row("accuracy", right[inside], chance, **classifier.settings, subgroup=name)
+    yield from found.values()
+    values, intervals = [row.value for row in found.values()], [row.interval for row in found.values()]
+    title = f"Accuracy of the {classifier.name} by {described.groups}"
+    yield rows.plot("bars", title, names=list(found), values=values, intervals=intervals, label="accuracy")
 
 
 def _debiased(
@@ -91,11 +84,16 @@ def _debiased(
         yield from rows
         for curve, row in zip(curves.values(), rows, strict=True):
             curve.append(row.value)
-    yield Plot(
-        FAIRNESS, described.name, "curve", f"After debiasing, by {described.groups}",
-        {"x": list(fairness.LEVELS), "x_label": "greatest difference of parity that is allowed", "series": curves,
-         "deviations": None, "y_label": "on the test part", "log_x": False},
-    )  # fmt: skip
+    yield Shares(FAIRNESS, described).plot(
+        "curve",
+        f"After debiasing, by {described.groups}",
+        x=list(fairness.LEVELS),
+        x_label="greatest difference of parity that is allowed",
+        series=curves,
+        deviations=None,
+        y_label="on the test part",
+        log_x=False,
+    )
 
 
 def _accuracy(described: EvaluationSet, decisions: Doubles, wanted: Bools, settings: dict[str, Any]) -> Row:
@@ -105,11 +103,14 @@ def _accuracy(described: EvaluationSet, decisions: Doubles, wanted: Bools, setti
 
 
 def _parity(described: EvaluationSet, decisions: Doubles, groups: tuple[str, ...], settings: dict[str, Any]) -> Row:
-    return Row(
-        FAIRNESS, described.name, "demographic_parity", fairness.gap(decisions, groups), "less",
-        len(decisions), interval=fairness.gap_interval(decisions, groups), interval_kind=WITHIN,
-        synthetic=described.synthetic, settings=settings,
-    )  # fmt: skip
+    return _gap(described, "demographic_parity", decisions, groups, settings)
+
+
+def _gap(
+    described: EvaluationSet, metric: str, values: Doubles, groups: tuple[str, ...], settings: dict[str, Any]
+) -> Row:
+    value, interval = fairness.gap(values, groups), fairness.gap_interval(values, groups)
+    return Shares(FAIRNESS, described).number(metric, value, "less", len(values), None, interval, WITHIN, **settings)
 
 
 def _scores(logits: Doubles, positive: Bools) -> Doubles:
@@ -122,9 +123,9 @@ def _positive(described: EvaluationSet) -> Bools:
 
     Raises:
         CannotRun: set.json does not say, or names none, all, or one that there is not.
+        ValueError: it names them by other values than texts.
     """
-    given = described.details.get(POSITIVE, ())
-    named = [given] if isinstance(given, str) else list(given)
+    named = list(described.named(POSITIVE))
     unknown = [name for name in named if name not in described.classes]
     if unknown or not 0 < len(set(named)) < len(described.classes):
         raise CannotRun(

@@ -12,11 +12,12 @@ from weakref import WeakKeyDictionary
 
 import numpy.typing as npt
 
-from train.evaluation_sets.reading import EvaluationSet, Part
+from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators.features import Doubles, Indices
 from train.evaluators.linear_probe import Chosen, fit_logistic
 from train.suite.context import Context
 from train.suite.outcome import CannotRun
+from train.suite.parts import training_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +55,10 @@ def fitted(context: Context, described: EvaluationSet) -> Fitted:
         ValueError: the part is broken.
     """
     known = _FITTED.setdefault(context, {})
-    if described.folder not in known:
-        known[described.folder] = _fit(context, described)
-    return known[described.folder]
-
-
-def training_part(described: EvaluationSet) -> Part:
-    """The training part.
-
-    Raises:
-        CannotRun: there is none.
-        ValueError: it is broken.
-    """
-    if not (described.folder / "train").is_dir():
-        raise CannotRun(f"the set {described.name} has no part {described.folder / 'train'} to learn from; add one")
-    return described.part("train")
+    folder = described.folder.resolve()  # another set may have named it, as ../emoji
+    if folder not in known:
+        known[folder] = _fit(context, described)
+    return known[folder]
 
 
 def _fit(context: Context, described: EvaluationSet) -> Fitted:

@@ -14,17 +14,17 @@ from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import calibration, detection
 from train.evaluators.accuracy import guessed
 from train.evaluators.features import Doubles
-from train.suite.classifiers import Classifier, classifiers, head_knows, head_logits, neighbour, test_part
+from train.suite.classifiers import Classifier, classifiers, head_knows, head_logits
 from train.suite.context import Context
-from train.suite.outcome import CannotRun, Outcome, Plot, Row
-from train.suite.probes import fitted, training_part
+from train.suite.outcome import CannotRun, Outcome
+from train.suite.parts import neighbour, test_part, training_part
+from train.suite.probes import fitted
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.shares import BOOTSTRAP, Shares
 from train.tower import Image
 from vit22b.prompts import canonical
 
 CALIBRATION, DETECTION = "calibration/1", "detection/1"
-BOOTSTRAP = "bootstrap over images"
 ELSEWHERE = "out_of_distribution"  # the detail that names sets of which no image is of one of the classes
 
 
@@ -35,7 +35,9 @@ def calibrated(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         yield Shares(CALIBRATION, described).row("top1", right, guessed(classifier.targets), **classifier.settings)
         yield from _judged(described, classifier, classifier.logits, {**classifier.settings, "scaled": "no"})
         temperatures, fitted_on = _temperatures(classifier)
-        told = {"scaled": f"by temperature, fitted on {fitted_on}", "temperature": sorted(set(temperatures.tolist()))}
+        # Chosen for each model: what is set in `chosen` does not keep two models' rows from being compared.
+        chosen = {"temperature": sorted(set(temperatures.tolist()))}
+        told = {"scaled": f"by temperature, fitted on {fitted_on}", "chosen": chosen}
         logits = classifier.logits / temperatures[:, None]
         yield from _judged(described, classifier, logits, {**classifier.settings, **told})
 
@@ -62,27 +64,24 @@ def _temperatures(classifier: Classifier) -> tuple[Doubles, str]:
 def _judged(
     described: EvaluationSet, classifier: Classifier, logits: Doubles, settings: Mapping[str, Any]
 ) -> Iterator[Outcome]:
-    targets = classifier.targets
+    targets, rows = classifier.targets, Shares(CALIBRATION, described)
     sure, right = calibration.confidences(logits, targets)
     for binning in get_args(calibration.Binning):
-        yield Row(
-            CALIBRATION, described.name, "ece", calibration.ece(sure, right, binning), "less", len(targets),
-            interval=calibration.ece_interval(sure, right, binning=binning), interval_kind=BOOTSTRAP,
-            synthetic=described.synthetic,
-            settings={**settings, "bins": f"{calibration.BINS} of equal {binning}"},
-        )  # fmt: skip
+        error, interval = calibration.ece(sure, right, binning), calibration.ece_interval(sure, right, binning=binning)
+        told = {**settings, "bins": f"{calibration.BINS} of equal {binning}"}
+        yield rows.number("ece", error, "less", len(targets), None, interval, BOOTSTRAP, **told)
     each = {"nll": calibration.nll_each(logits, targets), "brier": calibration.brier_each(logits, targets)}
     for (metric, scores), chance in zip(each.items(), calibration.constant_scores(targets), strict=True):
-        row = Shares(CALIBRATION, described).mean(metric, scores, chance, **settings)
-        yield dataclasses.replace(row, better="less")
+        yield rows.mean(metric, scores, chance, "less", **settings)
     bins = [dataclasses.asdict(each) for each in calibration.bins_of(sure, right)]
     when = "as it is" if settings["scaled"] == "no" else "with temperature scaling"
     title = f"Reliability of the {classifier.name}, {when}"
-    yield Plot(CALIBRATION, described.name, "reliability", title, {"bins": bins, "ece": calibration.ece(sure, right)})
+    yield rows.plot("reliability", title, bins=bins, ece=calibration.ece(sure, right))
 
 
 def detected(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """How well each score tells the set's test images from those of each other set that its details name."""
+    rows = Shares(DETECTION, described)
     scores = _scorers(context, described)
     inside = {name: score(test_part(described).files) for name, score in scores.items()}
     for other in _elsewhere(described):
@@ -90,21 +89,15 @@ def detected(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         bars: dict[str, tuple[float, tuple[float, float]]] = {}
         for name, given in inside.items():
             away = scores[name](files)
-            intervals = detection.intervals(given, away)
-            values = {"auroc": detection.auroc(given, away), "fpr95": detection.fpr95(given, away)}
-            for metric, value in values.items():
-                yield Row(
-                    DETECTION, described.name, metric, value, "more" if metric == "auroc" else "less",
-                    len(given) + len(away), chance=0.5 if metric == "auroc" else detection.KEPT,
-                    interval=intervals[metric], interval_kind=BOOTSTRAP, synthetic=described.synthetic,
-                    settings={"score": name, "outside": other.name, "positive": "inside"},
-                )  # fmt: skip
-            bars[name] = values["auroc"], intervals["auroc"]
-        yield Plot(
-            DETECTION, described.name, "bars", f"Told from {other.name}",
-            {"names": list(bars), "values": [value for value, _ in bars.values()],
-             "intervals": [interval for _, interval in bars.values()], "label": "AUROC"},
-        )  # fmt: skip
+            intervals, both = detection.intervals(given, away), len(given) + len(away)
+            area, rate = detection.auroc(given, away), detection.fpr95(given, away)
+            told = {"score": name, "outside": other.name, "positive": "inside"}
+            yield rows.number("auroc", area, "more", both, 0.5, intervals["auroc"], BOOTSTRAP, **told)
+            yield rows.number("fpr95", rate, "less", both, detection.KEPT, intervals["fpr95"], BOOTSTRAP, **told)
+            bars[name] = area, intervals["auroc"]
+        values, whiskers = zip(*bars.values(), strict=True)
+        title = f"Told from {other.name}"
+        yield rows.plot("bars", title, names=list(bars), values=list(values), intervals=list(whiskers), label="AUROC")
 
 
 def _scorers(context: Context, described: EvaluationSet) -> dict[str, Callable[[Sequence[Image]], Doubles]]:
@@ -125,9 +118,9 @@ def _elsewhere(described: EvaluationSet) -> list[EvaluationSet]:
 
     Raises:
         CannotRun: one is not there, or shares a class.
+        ValueError: they are not named by texts, or one is broken.
     """
-    named = described.details[ELSEWHERE]
-    found = [neighbour(described, ELSEWHERE, each) for each in ([named] if isinstance(named, str) else named)]
+    found = [neighbour(described, ELSEWHERE, each) for each in described.named(ELSEWHERE)]
     for other in found:
         known = {canonical(name) for name in described.classes}
         if shared := [name for name in other.classes if canonical(name) in known]:

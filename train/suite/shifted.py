@@ -7,20 +7,20 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from train.evaluation_sets.reading import EvaluationSet, Shift
-from train.evaluators import head
 from train.evaluators.features import Doubles
-from train.evaluators.label_maps import Judged, find_map, judge
+from train.evaluators.label_maps import Judged, LabelMap, find_map, judge
 from train.evaluators.out_of_distribution import ReferenceLine, read_line
 from train.evaluators.zero_shot import cosines
 from train.suite.banks import class_bank
+from train.suite.classifiers import head_knows, head_logits
 from train.suite.context import Context
 from train.suite.outcome import CannotRun, Outcome, Plot, Row
+from train.suite.parts import needed, test_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
+from vit22b.prompts import canonical
 
 SHIFTED = "out-of-distribution/1"
 LINE_FILE = "reference_line.json"
@@ -38,8 +38,13 @@ class _Tested:
 
 
 def out_of_distribution(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
-    """Every classifier on the test part and on every shift; what cannot be judged is told at the end."""
-    problems: list[str] = []
+    """Every classifier on the test part and on every shift; what cannot be judged is told at the end.
+
+    Raises:
+        CannotRun: the probe or a shift lacks what it needs.
+        ValueError: a shift, its label map or its reference line is broken.
+    """
+    problems: list[Exception] = []
     tested = []
     for name, classifier in _classifiers(context, described, problems):
         tested.append(_Tested(name, classifier, []))
@@ -47,7 +52,8 @@ def out_of_distribution(context: Context, described: EvaluationSet) -> Iterator[
         try:
             found = list(_judged(described, part, tested))
         except (ValueError, CannotRun) as error:
-            problems.append(f"{part.part} cannot be judged: {error}")
+            kind = CannotRun if isinstance(error, CannotRun) else ValueError
+            problems.append(kind(f"{part.part} cannot be judged: {error}"))
             continue
         for each, row in zip(tested, found, strict=True):
             each.rows.append(row)
@@ -57,29 +63,28 @@ def out_of_distribution(context: Context, described: EvaluationSet) -> Iterator[
         if len(each.rows) > 1:
             yield _bars(described, each)
     if problems:
-        raise CannotRun("; ".join(dict.fromkeys(problems)))
+        broken = any(isinstance(each, ValueError) for each in problems)
+        raise (ValueError if broken else CannotRun)("; ".join(dict.fromkeys(map(str, problems))))
 
 
-def _classifiers(context: Context, described: EvaluationSet, problems: list[str]) -> Iterator[tuple[str, Classifier]]:
+def _classifiers(
+    context: Context, described: EvaluationSet, problems: list[Exception]
+) -> Iterator[tuple[str, Classifier]]:
     """The probe, and zero-shot and the own head where the model has what they need."""
     try:
         probe = fitted(context, described)
         yield "probe", lambda files: probe.logits(context.pooled(files))
     except CannotRun as error:
-        problems.append(str(error))
+        problems.append(error)
     if context.tower.config.text is not None:
         bank = class_bank(context, described.classes, described.templates)
         yield "zero-shot", lambda files: cosines(context.embeddings(files), bank)
-    labels = context.tower.labels
-    try:
-        head.restricted(np.zeros((0, len(labels))), labels, described.classes)
-    except ValueError:
-        return  # the head is of other classes; protocol head/1 says which
-    yield "own head", lambda files: head.restricted(context.logits(files), labels, described.classes)
+    if head_knows(context, described):
+        yield "own head", lambda files: head_logits(context, described, files)
 
 
 def _judged(described: EvaluationSet, shift: Shift, tested: Sequence[_Tested]) -> Iterator[Row]:
-    part = described.part(shift.part)
+    part = needed(described, shift.part, "be judged on")
     label_map = find_map(shift.label_map, described.folder, described.classes, part.labels)
     rows = Shares(SHIFTED, described, shift.part)
     for each in tested:
@@ -90,18 +95,19 @@ def _judged(described: EvaluationSet, shift: Shift, tested: Sequence[_Tested]) -
         yield rows.row(f"top1 ({each.name})", found.right, found.guessed, **settings)
 
 
-def _robustness(described: EvaluationSet, shift: Shift, tested: _Tested, problems: list[str]) -> Iterator[Row]:
+def _robustness(described: EvaluationSet, shift: Shift, tested: _Tested, problems: list[Exception]) -> Iterator[Row]:
     """The effective robustness, where the user has given reference models for the shift."""
     if shift.part == "test" or tested.rows[0].data != described.name:
         return
     try:
         line = _line(described, shift)
+        if line is None:
+            return
+        base = _base(described, shift, tested)
     except ValueError as error:
-        problems.append(str(error))
+        problems.append(error)
         return
-    if line is None:
-        return
-    base, row = tested.rows[0].value, tested.rows[-1]
+    row = tested.rows[-1]
     low, high = row.interval or (row.value, row.value)
     expected = line.predicted(base)
     yield dataclasses.replace(
@@ -114,6 +120,26 @@ def _robustness(described: EvaluationSet, shift: Shift, tested: _Tested, problem
         settings={**row.settings, "expected": expected, "reference_models": line.models, "reference": line.source},
         scores=None,
     )
+
+
+def _base(described: EvaluationSet, shift: Shift, tested: _Tested) -> float:
+    """The accuracy on the test part; where a map restricts to some classes, on their images, with them competing.
+
+    So ImageNet-R and ImageNet-A are set beside the accuracy on their 200 classes of ImageNet (Taori et al. 2020).
+    """
+    label_map = find_map(shift.label_map, described.folder, described.classes, described.part(shift.part).labels)
+    if label_map.rule != "restrict":
+        return tested.rows[0].value
+    test, shared = test_part(described), {canonical(told) for (told,) in label_map.classes.values()}
+    inside = [place for place, (label,) in enumerate(test.labels) if canonical(label) in shared]
+    if not inside:
+        raise ValueError(f"{test.folder} has no image of a class of {shift.part}; effective robustness needs some")
+    own = LabelMap("restrict", {told: (told,) for (told,) in label_map.classes.values()})
+    logits, labels = (
+        tested.classifier([test.files[place] for place in inside]),
+        [test.labels[place] for place in inside],
+    )
+    return float(judge(own, logits, described.classes, labels).right.mean())
 
 
 def _line(described: EvaluationSet, shift: Shift) -> ReferenceLine | None:
@@ -149,7 +175,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "Top-1 accuracy on the shifts of a set, of the L-BFGS probe that was fitted to its training part, and of "
         "zero-shot and the model's own head where it has them, through a label map where the classes differ. Effective "
         "robustness is the accuracy less what a line through the user's reference models predicts from the accuracy on "
-        "the test part (Taori et al. 2020).",
+        "the test part, on the same classes where the map restricts to some (Taori et al. 2020).",
         out_of_distribution,
         lambda described: bool(described.shifts),
     ),
