@@ -6,8 +6,10 @@ trained on. Pixels stay uint8 up to the tower, which maps them to its own range:
 size, and the signatures that take pixels take these.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -138,20 +140,32 @@ def image_batches(
     Raises:
         ValueError: a file is reached that cannot be read or decoded; the message names it.
     """
-    # Both in one data set, so that paths and bytes may stand side by side.
-    stored = [isinstance(image, Path) for image in images]
-    given = [str(image).encode() if isinstance(image, Path) else image for image in images]
-    decoded = tf.data.Dataset.from_tensor_slices((given, stored)).map(
-        lambda image, is_path: preprocess_bytes(
-            tf.cond(is_path, lambda: tf.io.read_file(image), lambda: image), preprocess
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    try:
-        yield from decoded.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    except tf.errors.OpError as error:
-        raise ValueError(what_is_bad(images, preprocess)) from error
+    decode_batch = _decoder(preprocess)
+
+    def load(chunk: Sequence[Path | bytes]) -> npt.NDArray[np.uint8]:
+        try:
+            encoded = [image.read_bytes() if isinstance(image, Path) else image for image in chunk]
+        except OSError as error:
+            raise ValueError(what_is_bad(images, preprocess)) from error
+        pixels, ok = decode_batch(tf.constant(encoded, tf.string))
+        if not ok.numpy().all():
+            raise ValueError(what_is_bad(images, preprocess))
+        return pixels.numpy()
+
+    chunks = [images[begin : begin + batch] for begin in range(0, len(images), batch)]
+    with ThreadPoolExecutor(1) as executor:  # the next batch is decoded while the caller works on this one
+        loading = [executor.submit(load, chunk) for chunk in chunks[:1]]
+        for number in range(len(chunks)):
+            pixels = loading.pop().result()
+            loading.extend(executor.submit(load, chunk) for chunk in chunks[number + 1 : number + 2])
+            yield pixels
+
+
+@functools.cache  # tracing the decoders takes longer than decoding some hundred images
+def _decoder(preprocess: Preprocess) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """A batch of files to pixels and whether each was decoded; see preprocess_each."""
+    signature = [tf.TensorSpec([None], tf.string)]
+    return tf.function(lambda image_bytes: preprocess_each(image_bytes, preprocess), input_signature=signature)
 
 
 def what_is_bad(images: Sequence[Path | bytes], preprocess: Preprocess) -> str:

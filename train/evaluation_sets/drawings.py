@@ -65,7 +65,7 @@ def _make(folder: Path, debian: Debian) -> EvaluationSet:
             Shift(COARSE, "the sixteen categories in place of the names", f"{COARSE}.json"),
         ),
         makers=VERSION,
-        details={"out_of_distribution": "../digits", WITHOUT: without},
+        details={"out_of_distribution": "../digits", "fine_tuning": True, WITHOUT: without},
     )
     _write_coarse(described)
     return described
