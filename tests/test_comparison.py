@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests import sample_reports
+from tests.documented import documented, fields
 from train.reports import comparison, comparison_page, document, figures, scaling_figure
 from train.reports.comparison import PAIRED, PLAIN, compare, compared
 from train.reports.document import Report
@@ -164,3 +165,10 @@ def test_a_report_as_it_was_written_compares_as_it_is(tmp_path):
     for row in compared([report, read], ["a", "b"]).rows:
         assert row.values[0] == row.values[1]
         assert row.differences[0].value == 0
+
+
+def test_the_fields_are_documented():
+    values = json.loads(compared([sample_reports.report(), sample_reports.report()], ["a", "b"]).to_json())
+    for row in values["rows"]:
+        row["settings"] = {}
+    assert documented("build/scaling/report.json") == fields(values)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests import sample_reports
+from tests.documented import documented, fields
 from tests.planted_tower import PATCH, PlantedTower
 from train.evaluation_sets.reading import EvaluationSet, write_set
 from train.reports import document, facts
@@ -150,3 +151,14 @@ def test_the_papers_figures_stand_beside_the_same_measure_only():
     )
     assert (linear.value, linear.checked) == (0.166, False)
     assert all(0 < figure.value < 1 for figure in PAPER_FIGURES)
+
+
+def test_the_fields_are_documented(report):
+    values = json.loads(report.to_json())
+    values |= {"packages": {}, "seconds": {}}
+    for row in (*values["rows"], *values["plots"]):
+        row.pop("settings", None)
+        row.pop("values", None)
+    named = {"rows.settings", "plots.values"}
+    model = {f"model.{name}" for name in values["model"]}
+    assert documented("build/eval/report.json") == (fields(values) | named | model) - {"model"}
