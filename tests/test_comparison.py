@@ -146,8 +146,10 @@ def test_the_figure_has_a_panel_a_measure_against_size_and_compute():
         figure = scaling_figure.draw(found)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["linear probe, top-1", "calibration error (less is better)"] * 2
-    (line,) = figure.axes[0].get_lines()
+    line, chance = figure.axes[0].get_lines()
+    assert set(chance.get_ydata()) == {0.25}
     np.testing.assert_array_equal(line.get_xydata(), [[1e6, 0.5], [5e6, 0.6]])
+    assert len(figure.axes[1].get_lines()) == 1  # a calibration error has no chance
     assert not figure.axes[2].get_lines()  # no compute is known
 
 
