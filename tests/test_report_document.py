@@ -12,6 +12,7 @@ from train.reports.document import lines_of, plain
 from train.reports.paper_figures import PAPER_FIGURES, paper_figures
 from train.suite.outcome import CannotRun, Plot, Row
 from train.suite.protocol import Protocol
+from train.suite.registry import PROTOCOLS
 from train.suite.running import Task, run
 from vit22b.report_rows import read_rows
 
@@ -151,6 +152,7 @@ def test_the_papers_figures_stand_beside_the_same_measure_only():
     )
     assert (linear.value, linear.checked) == (0.166, False)
     assert all(0 < figure.value < 1 for figure in PAPER_FIGURES)
+    assert {figure.protocol for figure in PAPER_FIGURES} <= {protocol.id for protocol in PROTOCOLS}
 
 
 def test_the_fields_are_documented(report):
