@@ -9,6 +9,7 @@ place of SavedModel and server. A version is
     weights.safetensors      the weights by name, as "image/blocks/query/kernel"
     tokenizer.json           where there is a text tower
     assets.extra/vit22b.json the manifest of the other format
+    assets.extra/README.md   the model card
 
 docs/stablehlo.md has a loader. The weights are arguments of the programs: what is in a program is copied by whoever
 loads it, and counts against the 2 GB of its format.

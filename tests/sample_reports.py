@@ -54,7 +54,7 @@ def rows(quality=0.75):
     ]
     ece = row(protocol="calibration/1", metric="ece", value=1 - quality, better="less", chance=None, **plain)
     miou = row(
-        **{**plain, "settings": {"head": "linear", "fraction": 0.0625}},
+        **{**plain, "settings": {"head": "linear", "fraction": 1.0}},
         protocol="segmentation/1",
         data="cut_outs",
         metric="mIoU",

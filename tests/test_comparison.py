@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests import sample_reports
+from tests.documented import documented, fields
 from train.reports import comparison, comparison_page, document, figures, scaling_figure
 from train.reports.comparison import PAIRED, PLAIN, compare, compared
 from train.reports.document import Report
@@ -145,8 +146,10 @@ def test_the_figure_has_a_panel_a_measure_against_size_and_compute():
         figure = scaling_figure.draw(found)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["linear probe, top-1", "calibration error (less is better)"] * 2
-    (line,) = figure.axes[0].get_lines()
+    line, chance = figure.axes[0].get_lines()
+    assert set(chance.get_ydata()) == {0.25}
     np.testing.assert_array_equal(line.get_xydata(), [[1e6, 0.5], [5e6, 0.6]])
+    assert len(figure.axes[1].get_lines()) == 1  # a calibration error has no chance
     assert not figure.axes[2].get_lines()  # no compute is known
 
 
@@ -164,3 +167,10 @@ def test_a_report_as_it_was_written_compares_as_it_is(tmp_path):
     for row in compared([report, read], ["a", "b"]).rows:
         assert row.values[0] == row.values[1]
         assert row.differences[0].value == 0
+
+
+def test_the_fields_are_documented():
+    values = json.loads(compared([sample_reports.report(), sample_reports.report()], ["a", "b"]).to_json())
+    for row in values["rows"]:
+        row["settings"] = {}
+    assert documented("build/scaling/report.json") == fields(values)

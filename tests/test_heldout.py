@@ -59,6 +59,19 @@ def test_a_head_that_knows_the_labels_has_a_top1_of_1(digits):
     assert HeldOut(digits / "heldout", labels, PREPROCESS, score, 32, make_mesh())({}) == {"top1": 1.0}
 
 
+def test_labels_stand_for_what_training_has_them_stand_for(digits):
+    labels = (*read_folder(digits / "train").labels, "number")
+
+    def score(params, batch):
+        del params
+        return {"labels": batch["targets"].sum(axis=-1), "numbers": batch["targets"][:, -1]}
+
+    found = HeldOut(
+        digits / "heldout", labels, PREPROCESS, score, 32, make_mesh(), flatten=lambda own: (*own, "number")
+    )
+    assert found({}) == {"labels": 2.0, "numbers": 1.0}
+
+
 def test_an_image_that_cannot_be_decoded_is_named_at_the_start(digits, tmp_path):
     shutil.copytree(digits / "heldout", tmp_path / "heldout")
     last = max((tmp_path / "heldout").glob("*.png"))

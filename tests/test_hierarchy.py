@@ -1,11 +1,18 @@
 import json
 
+import numpy as np
 import pytest
 
+from tests.artefacts import CLASSES
+from train import pretrain
 from train.hierarchy import read_hierarchy
-from train.mixture import Mixture
+from train.input import Order
+from train.mixture import Mixture, open_mixture
+from train.optimizer import Optimizer
 from train.sources.example import Example
+from vit22b.sharding import make_mesh
 
+DIGITS = [name.lower() for name in CLASSES]
 TABLE = {
     "beagle": ["dog", "pet"],
     "dog": ["mammal"],
@@ -117,3 +124,43 @@ def test_what_is_no_table_is_told(tmp_path, name, text, message):
         read_hierarchy(tmp_path / name)
     with pytest.raises(ValueError, match="cannot be read"):
         read_hierarchy(tmp_path / "none.json")
+
+
+def test_pretraining_continues_with_the_same_table_wherever_it_lies(digits, tmp_path):
+    table = {name: ["even" if number % 2 == 0 else "odd"] for number, name in enumerate(DIGITS)}
+    table |= {"even": ["number"], "odd": ["number"]}
+
+    def task(name):
+        (tmp_path / name).write_text(json.dumps(table))
+        settings = pretrain.Settings(
+            data=(str(digits / "train"),),
+            workdir=tmp_path / "run",
+            size="mu",
+            steps=2,
+            batch=8,
+            optimizer=Optimizer(warmup=1, cooldown=1),
+            hierarchy=tmp_path / name,
+        )
+        hierarchy = read_hierarchy(settings.hierarchy)
+        mixture = hierarchy.over(open_mixture(settings.data))
+        return pretrain.make_task(settings, mixture, make_mesh(), hierarchy)
+
+    first = task("table.json")
+    assert set(first.description.labels) == {*DIGITS, "even", "odd", "number"}
+    order = Order(first.examples, 8, seed=0, start=0, steps=2)
+    targets = next(first.batches(order))["targets"]
+    np.testing.assert_array_equal(targets.sum(axis=1), np.full(8, 3))  # itself, its parity, and that it is a number
+    assert task("moved.json").recipe == first.recipe
+    table["one"] = ["even"]
+    changed = task("changed.json").recipe
+    assert {name for name in changed if changed[name] != first.recipe[name]} == {"hierarchy"}
+
+
+def test_a_table_that_lacks_a_class_is_told_before_anything_is_trained(digits, tmp_path):
+    (tmp_path / "table.json").write_text("{}")
+    settings = pretrain.Settings(
+        data=(str(digits / "train"),), workdir=tmp_path / "run", hierarchy=tmp_path / "table.json"
+    )
+    with pytest.raises(ValueError, match="lacks 10 of the classes"):
+        pretrain.pretrain(settings)
+    assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests import sample_reports
+from tests.documented import documented, fields
 from tests.planted_tower import PATCH, PlantedTower
 from train.evaluation_sets.reading import EvaluationSet, write_set
 from train.reports import document, facts
@@ -11,6 +12,7 @@ from train.reports.document import lines_of, plain
 from train.reports.paper_figures import PAPER_FIGURES, paper_figures
 from train.suite.outcome import CannotRun, Plot, Row
 from train.suite.protocol import Protocol
+from train.suite.registry import PROTOCOLS
 from train.suite.running import Task, run
 from vit22b.report_rows import read_rows
 
@@ -145,6 +147,20 @@ def test_the_papers_figures_stand_beside_the_same_measure_only():
     assert [figure.value for figure in paper_figures(sample_reports.row())] == [0.895, 0.909]
     assert paper_figures(sample_reports.row(metric="top5")) == ()
     assert paper_figures(sample_reports.row(protocol="linear-probe/2")) == ()
-    (linear,) = paper_figures(sample_reports.row(protocol="depth/1", metric="AbsRel", settings={"head": "linear"}))
+    (linear,) = paper_figures(
+        sample_reports.row(protocol="depth/1", metric="AbsRel", settings={"head": "linear", "align": "none"})
+    )
     assert (linear.value, linear.checked) == (0.166, False)
     assert all(0 < figure.value < 1 for figure in PAPER_FIGURES)
+    assert {figure.protocol for figure in PAPER_FIGURES} <= {protocol.id for protocol in PROTOCOLS}
+
+
+def test_the_fields_are_documented(report):
+    values = json.loads(report.to_json())
+    values |= {"packages": {}, "seconds": {}}
+    for row in (*values["rows"], *values["plots"]):
+        row.pop("settings", None)
+        row.pop("values", None)
+    named = {"rows.settings", "plots.values"}
+    model = {f"model.{name}" for name in values["model"]}
+    assert documented("build/eval/report.json") == (fields(values) | named | model) - {"model"}

@@ -80,7 +80,7 @@ def test_every_row_is_there_with_chance_and_the_papers_figure(read):
     assert NOTE in text
     assert "0.8950 ImageNet" in text
     assert f"0.9090 ImageNet ReaL ({RECALLED})" in text
-    assert f"0.3460 ADE20k, frozen, linear ({RECALLED})" in text
+    assert f"0.3460 ADE20k, linear ({RECALLED})" in text
     assert "+0.500" in text
     assert "the set has no part test; write one" in text
     assert text.count("synthetic") >= 3

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from train.compute import Compute
-from train.evaluators.heldout import HeldOut, Score
+from train.evaluators.heldout import Flatten, HeldOut, Score
 from train.feed import local_rows
 from train.hosts import Hosts
 from train.input import Augment, BadRecords, Order, training_batches
@@ -84,6 +84,7 @@ class Learning:
         beside: what else the loss is given in one tree with the parameters, such as a teacher.
         recipe: what decides what is learnt, beyond the settings.
         changeable: settings that may change when a run is continued.
+        flatten: gives the classes that the labels of a held-out image stand for, as the mixture's have them.
     """
 
     optimizer: optax.GradientTransformation
@@ -94,6 +95,7 @@ class Learning:
     beside: Params = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     changeable: tuple[str, ...] = ()
+    flatten: Flatten = tuple
 
 
 def label_loss(kind: Kind, logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -224,15 +226,17 @@ def make_task(
         learning_rate=schedule(settings.optimizer, settings.steps),
         work=Work(image.sequence, flops.train(image, image.sequence)),
         probe=probe(graph, preprocess, execution, accumulate),
-        evaluators=evaluators(settings, description, learning.score, mesh),
+        evaluators=evaluators(settings, description, learning, mesh),
         counts=lambda: {"bad_records": bad.count},
         best="eval/top1" if settings.eval_data else None,
     )
 
 
-def evaluators(settings: Supervised, description: Description, score: Score, mesh: Mesh) -> dict[str, HeldOut]:
+def evaluators(settings: Supervised, description: Description, learning: Learning, mesh: Mesh) -> dict[str, HeldOut]:
     """What the run is evaluated by, opened before its first step."""
     if settings.eval_data is None:
         return {}
-    batch = min(settings.batch, 1024)
-    return {"eval": HeldOut(settings.eval_data, description.labels, description.preprocess, score, batch, mesh)}
+    batch, labels, preprocess = min(settings.batch, 1024), description.labels, description.preprocess
+    return {
+        "eval": HeldOut(settings.eval_data, labels, preprocess, learning.score, batch, mesh, flatten=learning.flatten)
+    }

@@ -9,6 +9,7 @@ run that was interrupted. In the work directory: checkpoints/<step>/, metrics.js
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from train import classifier
 from train.architecture import Architecture
 from train.classifier import Learning, Start, Supervised, mean_loss, require_labels, scores
+from train.hierarchy import Hierarchy, read_hierarchy
 from train.hosts import joined
 from train.loop import train
 from train.mixture import Mixture, open_mixture
@@ -34,6 +36,9 @@ class Settings(Supervised, Architecture):
 
     head_bias: float = model.HEAD_BIAS
     """First value of the head's bias; -log(classes - 1) is the prior of one label an image."""
+    hierarchy: Path | None = None
+    """Table of the classes above classes (train/hierarchy.py): a label stands for all that is above it too, in training
+    and in --eval_data. A .json of {"class": ["class above it"]}, or a .tsv with a class and one above it on a line."""
     steps: int = 177_000
     batch: int = 65_536
 
@@ -43,8 +48,10 @@ def pretrain(settings: Settings) -> None:
     with joined(settings.hosts):
         mixture = open_mixture(settings.data)
         require_labels(mixture, settings.data)
+        hierarchy = None if settings.hierarchy is None else read_hierarchy(settings.hierarchy)
+        mixture = mixture if hierarchy is None else hierarchy.over(mixture)
         mesh = settings.compute.make_mesh()
-        task = make_task(settings, mixture, mesh)
+        task = make_task(settings, mixture, mesh, hierarchy)
         print(
             f"{settings.size}: {parameter_count(task.target.params):,} parameters, {len(mixture):,} images, "
             f"{len(mixture.labels)} classes, mesh {'x'.join(map(str, mesh.devices.shape))}"
@@ -55,8 +62,14 @@ def pretrain(settings: Settings) -> None:
             train(task, settings, mesh)
 
 
-def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
+def make_task(settings: Settings, mixture: Mixture, mesh: Mesh, hierarchy: Hierarchy | None = None) -> Task:
     """What is trained: the model that the settings describe, on the images of a mixture.
+
+    Args:
+        settings: of the run.
+        mixture: its images; their labels are flattened already, where there is a hierarchy.
+        mesh: that it is computed on.
+        hierarchy: of the classes, or None.
 
     Raises:
         ValueError: the settings do not go together, or something that they name cannot be used.
@@ -68,7 +81,14 @@ def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
     def init(key: jax.Array) -> Params:
         return model.init(description.config, key, settings.head_bias)
 
-    learning = Learning(make(settings.optimizer, settings.steps), mean_loss(score), score)
+    learning = Learning(
+        make(settings.optimizer, settings.steps),
+        mean_loss(score),
+        score,
+        recipe={} if hierarchy is None else {"hierarchy": hierarchy.digest},
+        changeable=("hierarchy",),  # where the table lies; what is in it may not change
+        flatten=tuple if hierarchy is None else hierarchy.flattened,
+    )
     return classifier.make_task(settings, mixture, mesh, description, Start(init), learning)
 
 

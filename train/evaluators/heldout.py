@@ -3,7 +3,7 @@
 Beside the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,21 @@ from vit22b.sharding import batch_sharding
 from vit22b.tree import Params
 
 Score = Callable[[Params, Mapping[str, jax.Array]], dict[str, jax.Array]]
+Flatten = Callable[[Iterable[str]], tuple[str, ...]]
 
 
 class HeldOut:
     """Means over a folder of labelled images: `top1`, the share whose best class is a label, and `loss`."""
 
     def __init__(
-        self, path: Path, labels: tuple[str, ...], preprocess: Preprocess, score: Score, batch: int, mesh: Mesh
+        self,
+        path: Path,
+        labels: tuple[str, ...],
+        preprocess: Preprocess,
+        score: Score,
+        batch: int,
+        mesh: Mesh,
+        flatten: Flatten = tuple,
     ) -> None:
         """Reads the folder, and decodes its images once to see that all can be; every evaluation decodes them anew.
 
@@ -39,6 +47,7 @@ class HeldOut:
             score: each image's metrics, [B], of parameters and of a batch as training has them.
             batch: images at once, rounded up to what the mesh divides, along both of its axes.
             mesh: batches are split over it.
+            flatten: gives the classes that an image's labels stand for, as training has them.
 
         Raises:
             ValueError: images without labels, or with labels that the head does not have, or that cannot be decoded.
@@ -48,7 +57,7 @@ class HeldOut:
         if not folder.labels or unknown:
             found = f"the labels {', '.join(unknown)}, which are not trained" if unknown else "no labels"
             raise ValueError(f"--eval_data {path} has {found}; give images of the classes that are trained on")
-        self._records, self._labels = folder.records, labels
+        self._records, self._labels, self._flatten = folder.records, labels, flatten
         self._preprocess, self._batch = preprocess, -(-batch // mesh.size) * mesh.size
         self._place = batch_sharding(mesh)
         for _ in self._pixels():
@@ -78,7 +87,7 @@ class HeldOut:
         Every host decodes all the images, and keeps the rows that its devices hold.
         """
         records = self._records[start : start + len(pixels)]
-        targets = multi_hot([record.labels for record in records], self._labels)
+        targets = multi_hot([self._flatten(record.labels) for record in records], self._labels)
         batch = {"pixels": pixels, "targets": targets, "real": np.ones(len(pixels), bool)}
         fill = self._batch - len(pixels)
         rows = local_rows(self._place, self._batch)

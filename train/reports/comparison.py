@@ -19,7 +19,7 @@ from vit22b.whole_file import write_whole
 PAIRED, PLAIN = "paired bootstrap over images", "plain difference, without an interval"
 # Settings that a protocol finds for each model anew, by a sweep or by what the model is. Rows that differ in them
 # measure the same; rows that differ in any other do not.
-FOUND = ("chosen", "expected", "layers", "learning_rate", "observers", "penalty", "temperature")
+FOUND = ("chosen", "expected", "layers", "learning_rate", "observers", "penalty", "resolution", "temperature")
 
 
 @dataclasses.dataclass(frozen=True)

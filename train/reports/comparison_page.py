@@ -9,7 +9,6 @@ from pathlib import Path
 from train.reports import figures, scaling_figure
 from train.reports.comparison import PAIRED, ComparedRow, Comparison, Difference
 from train.reports.markup import Markup, element, flops, joined, number, page, settings, spread, table
-from train.reports.paper_figures import NOTE
 from vit22b.whole_file import write_whole
 
 _EXPLAINED = (
@@ -35,7 +34,6 @@ def render(comparison: Comparison, title: str = "Comparison", note: str = "") ->
         _scaling(comparison),
         element("h2", "Numbers"),
         element("p", _EXPLAINED, class_="soft"),
-        element("p", NOTE, class_="soft"),
         *_tables(comparison),
     )
 
@@ -65,7 +63,8 @@ def _scaling(comparison: Comparison) -> Markup:
         except ValueError:
             return Markup("")
         drawn = figures.as_svg(figure, scaling_figure.description(comparison), "scaling")
-    return joined((element("h2", "Size and compute"), element("figure", Markup(drawn))))
+    caption = element("figcaption", "Dotted: chance, of the set in the same colour, where there is such a thing.")
+    return joined((element("h2", "Size and compute"), element("figure", Markup(drawn), caption)))
 
 
 def _tables(comparison: Comparison) -> Iterator[Markup]:

@@ -97,9 +97,14 @@ def description(plot: Plot) -> str:
     return f"{plot.title}: {', '.join(map(str, values['columns']))}, {len(values['rows'])} rows"
 
 
+def colour(index: int) -> str:
+    """Of the series of that number."""
+    return COLOURS[index % len(COLOURS)]
+
+
 def mark(axes: Axes, index: int, x: Any, y: Any, label: str) -> None:
     """A series of points and the line through them, in the colour and with the marker of its number."""
-    style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    style = {"color": colour(index), "marker": MARKERS[index % len(MARKERS)]}
     # Matplotlib leaves out of a legend what begins with an underscore.
     axes.plot(x, y, label=f" {label}" if label.startswith("_") else label, markersize=4, linewidth=1.5, **style)
 
@@ -111,7 +116,7 @@ def _curve(axes: Axes, values: Mapping[str, Any]) -> None:
         mark(axes, index, x, y, name)
         if deviations.get(name) is not None:
             middle, spread = np.asarray(y, float), np.asarray(deviations[name], float)
-            axes.fill_between(x, middle - spread, middle + spread, color=COLOURS[index % len(COLOURS)], alpha=0.2, lw=0)
+            axes.fill_between(x, middle - spread, middle + spread, color=colour(index), alpha=0.2, lw=0)
     if values.get("log_x"):
         axes.set_xscale("log")
         axes.set_xticks(x, [f"{each:g}" for each in x])
@@ -147,8 +152,8 @@ def _confusion(axes: Axes, values: Mapping[str, Any]) -> None:
         axes.set_yticks([])
     if len(classes) <= _MOST_NAMES // 2:
         for (row, column), share in np.ndenumerate(shares):
-            colour = "black" if share > 0.6 else "white"
-            axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", fontsize=7, color=colour)
+            ink = "black" if share > 0.6 else "white"
+            axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", fontsize=7, color=ink)
     _label(axes, "class that was found", "true class")
 
 

@@ -35,7 +35,9 @@ _MOST_SETS = 6
 
 
 def draw(comparison: Comparison, measures: Sequence[Measure] = MEASURES) -> Figure:
-    """A row of panels against size, one against compute; a panel a measure, a line a set. Call it within `drawing`.
+    """A row of panels against size, one against compute; a panel a measure, a line a set, dotted its chance.
+
+    Call it within `figures.drawing`.
 
     A measure that no model has is left out, and a model whose training is not known is not in the second row.
 
@@ -83,6 +85,8 @@ def _panel(panel: Axes, comparison: Comparison, measure: Measure, field: str) ->
         points = [(x, y) for x, y in zip(places, line.values, strict=True) if x and y is not None]
         if points:
             figures.mark(panel, index, *np.array(sorted(points), float).T, line.data)
+            if line.chance is not None:
+                panel.axhline(line.chance, color=figures.colour(index), linestyle=":", linewidth=1)
     known = sorted({(x, name.split()[0]) for x, name in zip(places, comparison.names, strict=True) if x})
     if not known:
         panel.text(0.5, 0.5, "not known of these models", ha="center", transform=panel.transAxes, color=figures.PAGE)
