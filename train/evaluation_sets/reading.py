@@ -4,7 +4,8 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 images with a metadata.jsonl, as vit22b/folder.py reads it; some kinds have further fields on its lines:
 
     kind            parts                  further fields of a line
-    classification  train, test, shifts    group, a text: the subgroup that the image belongs to (optional)
+    classification  train, test, shifts    group, a text: the subgroup that the image belongs to (optional); source, a
+                                           text: what it is a view of, where it is not the only one of that (optional)
     cues            test                   shape, texture: classes; the set's `categories` say of which category
     segmentation    train, test            mask: a PNG below the part, one channel, the class of each pixel, 255: void
     depth           train, test            depth: a float32 .npy [h, w] below the part; not finite or <= 0: no value
@@ -178,6 +179,17 @@ class Part:
                     f"{self.set.folder / SET_FILE}, exactly one"
                 )
         return np.asarray([known[labels[0]] for labels in self.labels], np.int64)
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """Of what each image is a view; None where its line does not say.
+
+        Raises:
+            ValueError: a source that is no text.
+        """
+        found = tuple(fields.get("source") for fields in self.fields)
+        _require_texts(f"source in {self.folder / METADATA_FILE}", (each for each in found if each is not None))
+        return found
 
     def column(self, field: str) -> tuple[Any, ...]:
         """A further field of every image.
