@@ -52,9 +52,7 @@ def rows(quality=0.75):
         )
         for shots in (1, 5, 10, 25)
     ]
-    ece = row(
-        protocol="calibration/1", metric="ece", value=1 - quality, better="less", chance=None, **plain
-    )
+    ece = row(protocol="calibration/1", metric="ece", value=1 - quality, better="less", chance=None, **plain)
     miou = row(
         **{**plain, "settings": {"head": "linear", "fraction": 0.0625}},
         protocol="segmentation/1",

@@ -7,15 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 
 from train.evaluators.features import Standard, held_back, softmax
-from train.evaluators.linear_probe import (
-    PENALTIES,
-    Chosen,
-    fit_logistic,
-    fit_ridge,
-    fit_sgd,
-    least_squares,
-    signed,
-)
+from train.evaluators.least_squares import least_squares, signed
+from train.evaluators.linear_probe import PENALTIES, Chosen, fit_logistic, fit_ridge, fit_sgd
 
 FITS = [fit_sgd, fit_ridge, fit_logistic]
 Fit = Callable[..., Chosen]

@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from train.evaluators.features import Doubles, Indices, Sources, Standard, check_training, held_back
+from train.evaluators.least_squares import least_squares, signed
 
 RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of SGD
 PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)  # penalty / 2 times the squared weights
@@ -155,31 +156,6 @@ def fit_logistic(
 
     named, swept = {"solver": "L-BFGS"}, sorted(penalties, reverse=True)
     return _swept(fit, cross_entropy, features, targets, classes, "penalty", swept, named, sources, TOO_MUCH)
-
-
-def least_squares(rows: Doubles, signs: Doubles, penalties: Sequence[float]) -> tuple[list[Doubles], Doubles]:
-    """The weights with the least sum of squared errors and penalty times squared weights, one for each penalty.
-
-    Args:
-        rows: [n, D], of mean 0.
-        signs: [n, k], what they are mapped to.
-        penalties: greater than 0.
-
-    Returns:
-        Weights float64 [D, k] for each penalty, and the bias float64 [k], which is not penalised.
-    """
-    bias = signs.mean(axis=0)  # the best one, since the rows have mean 0
-    # The smaller of the two Gram matrices: (R'R + c)^-1 R' = R' (RR' + c)^-1.
-    wide = rows.shape[1] > len(rows)
-    spectrum, basis = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
-    right = basis.T @ (signs - bias if wide else rows.T @ (signs - bias))
-    solved = [basis @ (right / (spectrum + penalty)[:, None]) for penalty in penalties]
-    return [rows.T @ each if wide else each for each in solved], bias
-
-
-def signed(targets: Indices, classes: int) -> Doubles:
-    """Classes int [n] as float64 [n, k], +1 for an image's own and -1 for the others."""
-    return np.where(np.arange(classes) == targets[:, None], 1.0, -1.0)
 
 
 def cross_entropy(logits: Doubles, targets: Indices) -> float:

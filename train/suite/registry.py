@@ -4,7 +4,17 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 the same table for people; a test compares the two.
 """
 
-from train.suite import classification, cues, depth, people, reliability, segmentation, shifted, training_protocols, video
+from train.suite import (
+    classification,
+    cues,
+    depth,
+    people,
+    reliability,
+    segmentation,
+    shifted,
+    training_protocols,
+    video,
+)
 from train.suite.protocol import Protocol
 
 PROTOCOLS: tuple[Protocol, ...] = (
