@@ -7,15 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 
 from train.evaluators.features import Standard, held_back, softmax
-from train.evaluators.linear_probe import (
-    PENALTIES,
-    Chosen,
-    fit_logistic,
-    fit_ridge,
-    fit_sgd,
-    least_squares,
-    signed,
-)
+from train.evaluators.least_squares import least_squares, signed
+from train.evaluators.linear_probe import PENALTIES, Chosen, fit_logistic, fit_ridge, fit_sgd
 
 FITS = [fit_sgd, fit_ridge, fit_logistic]
 Fit = Callable[..., Chosen]
@@ -121,6 +114,35 @@ def test_the_validation_split_is_a_fifth_of_each_class_and_leaves_each_an_image(
     np.testing.assert_array_equal(chosen, held_back(targets))
     with pytest.raises(ValueError, match="no class has two"):
         held_back([0, 1, 2])
+
+
+def test_views_of_one_thing_are_held_back_together_and_each_class_keeps_one() -> None:
+    targets = np.repeat([0, 1, 2], [40, 12, 6])
+    views = [f"{label} {place // 4}" for label, place in zip(targets, np.arange(58), strict=True)]
+    sources = [*views[:52], None, None, *["the same"] * 4]
+    chosen = held_back(targets, sources)
+    named = np.asarray([str(source) for source in sources])
+    assert not set(named[chosen]) & set(np.delete(named, chosen)) - {"None"}
+    assert np.bincount(targets[chosen])[:2].tolist() == [8, 4]
+    assert 0 < np.bincount(targets[chosen])[2] < 6
+    np.testing.assert_array_equal(held_back(targets, [None] * 58), held_back(targets))
+    with pytest.raises(ValueError, match="of two sources"):
+        held_back([0, 0, 1], ["a", "a", None])
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_what_is_known_by_heart_is_not_taken_for_what_is_understood(fit: Fit) -> None:
+    # Noise, in four views of each: a classifier that is chosen by views of what it has learnt is sure of itself.
+    generator = np.random.default_rng(0)
+    features = np.repeat(generator.normal(size=(60, 40)), 4, axis=0) + 0.01 * generator.normal(size=(240, 40))
+    targets, sources = np.repeat(np.arange(60) % 3, 4), [str(place) for place in np.repeat(np.arange(60), 4)]
+    parted, together = fit(features, targets, 3), fit(features, targets, 3, sources=sources)
+    right = [
+        float((each.held.logits(features[each.validation]).argmax(1) == targets[each.validation]).mean())
+        for each in (parted, together)
+    ]
+    assert right[0] > 0.8
+    assert right[1] < 0.6
 
 
 @pytest.mark.parametrize("fit", FITS)

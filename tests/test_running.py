@@ -119,6 +119,17 @@ def test_a_caption_may_hold_what_python_takes_for_the_end_of_a_line(tmp_path):
     part = described.part("test")
     assert part.captions == (line["caption"],)
     assert part.column("group") == ("g",)
+    assert part.sources == (None,)
+
+
+def test_a_source_is_a_text(tmp_path):
+    described = make_set(tmp_path, "a")
+    metadata = described.folder / "test" / "metadata.jsonl"
+    metadata.write_text('{"file_name": "0.png", "source": "a photograph"}\n{"file_name": "1.png"}\n')
+    assert described.part("test").sources == ("a photograph", None)
+    metadata.write_text('{"file_name": "0.png", "source": 3}\n')
+    with pytest.raises(ValueError, match=r"source in .*metadata\.jsonl` has 3; expected a text"):
+        _ = described.part("test").sources
 
 
 def test_sets_are_found_below_a_folder_and_chosen_by_name(tmp_path):

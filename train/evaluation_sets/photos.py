@@ -16,7 +16,7 @@ from train.evaluation_sets.stamps import CLASSES, ORIGIN, PACKAGE, divided, read
 from train.evaluation_sets.views import SIDE, generator, laid, turned
 from train.evaluation_sets.writing import PartWriter
 
-VERSION = 1
+VERSION = 2
 VIEWS = {"train": 4, "test": 1}  # of every photograph
 
 
@@ -38,7 +38,13 @@ def _make(folder: Path, debian: Debian) -> EvaluationSet:
                 cut_out = stamp.cut_out()
                 for number in range(VIEWS[part]):
                     image = _view(cut_out, generator("photos", part, place, number), number)
-                    writer.add(f"{place:03d}_{stamp.path.stem}_{number}.png", image, [stamp.kind], stamp.caption)
+                    writer.add(
+                        f"{place:03d}_{stamp.path.stem}_{number}.png",
+                        image,
+                        [stamp.kind],
+                        stamp.caption,
+                        source=stamp.caption,
+                    )
     return EvaluationSet(
         folder,
         "photos",

@@ -4,7 +4,8 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 images with a metadata.jsonl, as vit22b/folder.py reads it; some kinds have further fields on its lines:
 
     kind            parts                  further fields of a line
-    classification  train, test, shifts    group, a text: the subgroup that the image belongs to (optional)
+    classification  train, test, shifts    group, a text: the subgroup that the image belongs to (optional); source, a
+                                           text: what it is a view of, where it is not the only one of that (optional)
     cues            test                   shape, texture: classes; the set's `categories` say of which category
     segmentation    train, test            mask: a PNG below the part, one channel, the class of each pixel, 255: void
     depth           train, test            depth: a float32 .npy [h, w] below the part; not finite or <= 0: no value
@@ -13,13 +14,14 @@ images with a metadata.jsonl, as vit22b/folder.py reads it; some kinds have furt
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from train.evaluation_sets.field_types import check_fields, require_texts
 from vit22b.fields import from_fields, require
 from vit22b.folder import METADATA_FILE, read_folder
 from vit22b.prompts import find_templates
@@ -46,9 +48,9 @@ class Shift:
     label_map: str | None = None
 
     def __post_init__(self) -> None:
-        _require_texts("part", (self.part,))
-        _require_texts("title", (self.title,))
-        _require_texts("label_map", () if self.label_map is None else (self.label_map,))
+        require_texts("part", (self.part,))
+        require_texts("title", (self.title,))
+        require_texts("label_map", () if self.label_map is None else (self.label_map,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,29 +92,11 @@ class EvaluationSet:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(get_args(Kind))}")
-        self._check_types()
+        check_fields(self)
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("a class comes twice in `classes`; give each once")
         if self.kind != "depth" and not self.classes:
             raise ValueError(f"`classes` is empty; a set of kind {self.kind} needs the names of its classes")
-
-    def _check_types(self) -> None:
-        """What JSON may hold in place of what is meant, and would be read as something else: a text as a list."""
-        for name in ("name", "origin"):
-            _require_texts(name, (getattr(self, name),))
-        require("/" not in self.name, f"`name` is {self.name!r}; rows say NAME/PART, so that it cannot have a slash")
-        _require_texts("groups", () if self.groups is None else (self.groups,))
-        for name in ("synthetic", "retrieval"):
-            given = getattr(self, name)
-            require(isinstance(given, bool), f"`{name}` is {given!r}; expected true or false")
-        for name in ("classes", "templates"):
-            given = getattr(self, name)
-            require(isinstance(given, tuple), f"`{name}` is {given!r}; expected a list of texts")
-            _require_texts(name, given)
-        for name in ("categories", "legend", "details"):
-            given = getattr(self, name)
-            require(isinstance(given, Mapping), f"`{name}` is {given!r}; expected an object")
-        _require_texts("categories", self.categories.values())
 
     def named(self, detail: str) -> tuple[str, ...]:
         """The texts of a detail that may be one of them or a list; none where there is no such detail.
@@ -123,7 +107,7 @@ class EvaluationSet:
         given = self.details.get(detail, ())
         listed = (given,) if isinstance(given, str) else given
         require(isinstance(listed, list | tuple), f"details.{detail} is {given!r}; expected a text or a list of texts")
-        _require_texts(f"details.{detail}", listed)
+        require_texts(f"details.{detail}", listed)
         return tuple(listed)
 
     def part(self, name: str) -> "Part":
@@ -178,6 +162,17 @@ class Part:
                     f"{self.set.folder / SET_FILE}, exactly one"
                 )
         return np.asarray([known[labels[0]] for labels in self.labels], np.int64)
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """Of what each image is a view; None where its line does not say.
+
+        Raises:
+            ValueError: a source that is no text.
+        """
+        found = tuple(fields.get("source") for fields in self.fields)
+        require_texts(f"source in {self.folder / METADATA_FILE}", (each for each in found if each is not None))
+        return found
 
     def column(self, field: str) -> tuple[Any, ...]:
         """A further field of every image.
@@ -234,19 +229,13 @@ def write_set(described: EvaluationSet) -> None:
     write_whole(described.folder / SET_FILE, lambda file: file.write(text.encode()))
 
 
-def _require_texts(name: str, values: Iterable[Any]) -> None:
-    for value in values:
-        require(isinstance(value, str) and bool(value.strip()), f"`{name}` has {value!r}; expected a text")
-
-
 def read_part(described: EvaluationSet, name: str) -> Part:
     """Reads a part of a set; see EvaluationSet.part."""
     folder = described.folder / name
     records = read_folder(folder).records
     fields: dict[str, Mapping[str, Any]] = {}
     if (folder / METADATA_FILE).is_file():
-        # By "\n" alone, as read_folder reads them: a caption may hold what else Python takes for the end of a line.
-        lines = (folder / METADATA_FILE).read_text(encoding="utf-8").split("\n")
+        lines = (folder / METADATA_FILE).read_text(encoding="utf-8").split("\n")  # as read_folder does
         for line in filter(str.strip, lines):
             values = json.loads(line)  # read_folder has checked that it is an object with a file_name
             known = ("file_name", "labels", "caption")

@@ -4,6 +4,7 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Sources = Sequence[str | None]  # of what each image is a view, None for one that is the only one
 
 # A feature that varies less than this part of the root mean square deviation of all is scaled as if it varied so much:
 # dividing by less would make a signal of the rounding of a dead feature.
@@ -75,29 +77,42 @@ def check_training(features: npt.ArrayLike, targets: npt.ArrayLike, classes: int
     return values, found
 
 
-def held_back(targets: npt.ArrayLike) -> Indices:
+def held_back(targets: npt.ArrayLike, sources: Sources | None = None) -> Indices:
     """Which images of a training split are its validation split: a fifth of each class, drawn with a fixed seed.
 
     Of m images of a class m // 5 are held back, but one where m is 2 to 4, and none where m is 1: each class keeps
-    an image to be learnt from.
+    an image to be learnt from. Images of one class and one source go the same way: views of a photograph that is
+    learnt from would say that what has learnt it by heart knows the class. Then fewer may be held back, or more where
+    the first source that is drawn has more.
 
     Args:
         targets: int [n].
+        sources: n names of what images are views of, None for an image that is the only one of its own.
 
     Returns:
         int64 [v], ascending.
 
     Raises:
-        ValueError: no class has two images, so that nothing can be held back.
+        ValueError: no class has two images, of two sources, so that nothing can be held back.
     """
     found = np.asarray(targets, np.int64)
     generator = np.random.default_rng(0)
     chosen: list[int] = []
     for label in np.unique(found):
-        places = generator.permutation(np.flatnonzero(found == label))
-        chosen.extend(places[: max(len(places) // HELD_BACK, int(len(places) > 1))].tolist())
+        places = generator.permutation(np.flatnonzero(found == label)).tolist()
+        of_source: dict[int | str, list[int]] = {}
+        for place in places:
+            source = sources[place] if sources is not None else None
+            of_source.setdefault(place if source is None else source, []).append(place)
+        held: list[int] = []
+        for group in list(of_source.values())[:-1]:
+            if not held or len(held) + len(group) <= len(places) // HELD_BACK:
+                held.extend(group)
+        chosen.extend(held)
     if not chosen:
-        raise ValueError("no class has two training images, so that none can be held back to choose settings by")
+        raise ValueError(
+            "no class has two training images of two sources, so that none can be held back to choose settings by"
+        )
     return np.asarray(sorted(chosen), np.int64)
 
 

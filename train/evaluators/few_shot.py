@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from train.evaluators.accuracy import ranks, within
 from train.evaluators.features import Doubles, Indices, Standard, check_training
-from train.evaluators.linear_probe import Probe, least_squares, signed
+from train.evaluators.least_squares import least_squares, signed
+from train.evaluators.linear_probe import Probe
 
 SHOTS = (1, 5, 10, 25)
 PENALTY = 2.0**10

@@ -19,7 +19,8 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from train.evaluators.features import Doubles, Indices, Standard, check_training, held_back
+from train.evaluators.features import Doubles, Indices, Sources, Standard, check_training, held_back
+from train.evaluators.least_squares import least_squares, signed
 
 RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of SGD
 PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)  # penalty / 2 times the squared weights
@@ -76,6 +77,7 @@ def fit_sgd(
     epochs: int = 10,
     rates: Sequence[float] = RATES,
     seed: int = 0,
+    sources: Sources | None = None,
 ) -> Chosen:
     """The paper's probe: softmax cross-entropy by SGD with momentum 0.9 and a cosine schedule, no weight decay.
 
@@ -89,6 +91,7 @@ def fit_sgd(
         epochs: of training, 10 in the paper.
         rates: learning rates that the sweep tries.
         seed: of the batches' order.
+        sources: n names of what images are views of, which are held back together; see features.held_back.
 
     Raises:
         ValueError: see features.check_training and features.held_back; a diverged fit.
@@ -100,11 +103,15 @@ def fit_sgd(
         return [Probe(standard, each[:-1], each[-1]) for each in weights]
 
     named = {"solver": "SGD", "momentum": MOMENTUM, "epochs": epochs, "batch": BATCH, "schedule": "cosine"}
-    return _swept(fit, cross_entropy, features, targets, classes, "learning_rate", rates, named)
+    return _swept(fit, cross_entropy, features, targets, classes, "learning_rate", rates, named, sources)
 
 
 def fit_ridge(
-    features: npt.ArrayLike, targets: npt.ArrayLike, classes: int, penalties: Sequence[float] = PENALTIES
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    classes: int,
+    penalties: Sequence[float] = PENALTIES,
+    sources: Sources | None = None,
 ) -> Chosen:
     """Least squares to targets of +1 and -1, with a penalty on the squared weights, in closed form.
 
@@ -120,11 +127,15 @@ def fit_ridge(
     def loss(logits: Doubles, found: Indices) -> float:
         return float(np.mean((logits - signed(found, classes)) ** 2))
 
-    return _swept(fit, loss, features, targets, classes, "penalty", penalties, {"solver": "closed form"})
+    return _swept(fit, loss, features, targets, classes, "penalty", penalties, {"solver": "closed form"}, sources)
 
 
 def fit_logistic(
-    features: npt.ArrayLike, targets: npt.ArrayLike, classes: int, penalties: Sequence[float] = PENALTIES
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    classes: int,
+    penalties: Sequence[float] = PENALTIES,
+    sources: Sources | None = None,
 ) -> Chosen:
     """Multinomial logistic regression by L-BFGS in float64, to convergence (scikit-learn).
 
@@ -144,32 +155,7 @@ def fit_logistic(
             yield Probe(standard, *_columns(model.coef_, model.intercept_))
 
     named, swept = {"solver": "L-BFGS"}, sorted(penalties, reverse=True)
-    return _swept(fit, cross_entropy, features, targets, classes, "penalty", swept, named, TOO_MUCH)
-
-
-def least_squares(rows: Doubles, signs: Doubles, penalties: Sequence[float]) -> tuple[list[Doubles], Doubles]:
-    """The weights with the least sum of squared errors and penalty times squared weights, one for each penalty.
-
-    Args:
-        rows: [n, D], of mean 0.
-        signs: [n, k], what they are mapped to.
-        penalties: greater than 0.
-
-    Returns:
-        Weights float64 [D, k] for each penalty, and the bias float64 [k], which is not penalised.
-    """
-    bias = signs.mean(axis=0)  # the best one, since the rows have mean 0
-    # The smaller of the two Gram matrices: (R'R + c)^-1 R' = R' (RR' + c)^-1.
-    wide = rows.shape[1] > len(rows)
-    spectrum, basis = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
-    right = basis.T @ (signs - bias if wide else rows.T @ (signs - bias))
-    solved = [basis @ (right / (spectrum + penalty)[:, None]) for penalty in penalties]
-    return [rows.T @ each if wide else each for each in solved], bias
-
-
-def signed(targets: Indices, classes: int) -> Doubles:
-    """Classes int [n] as float64 [n, k], +1 for an image's own and -1 for the others."""
-    return np.where(np.arange(classes) == targets[:, None], 1.0, -1.0)
+    return _swept(fit, cross_entropy, features, targets, classes, "penalty", swept, named, sources, TOO_MUCH)
 
 
 def cross_entropy(logits: Doubles, targets: Indices) -> float:
@@ -186,10 +172,11 @@ def _swept(
     setting: str,
     swept: Sequence[float],
     named: Mapping[str, Any],
+    sources: Sources | None,
     too_much: float = np.inf,
 ) -> Chosen:
     values, found = check_training(features, targets, classes)
-    validation = held_back(found)
+    validation = held_back(found, sources)
     rest = np.setdiff1d(np.arange(len(found)), validation)
     tried: list[Probe] = []
     losses: list[float] = []

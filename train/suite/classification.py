@@ -33,8 +33,8 @@ def linear_probe(context: Context, described: EvaluationSet) -> Iterator[Outcome
     tests, classes = context.pooled(test.files), len(described.classes)
     rows = Shares(LINEAR_PROBE, described)
     last = fitted(context, described)  # says what is wrong with the part, before any other is fitted
-    descended = fit_sgd(features, targets, classes, context.effort.probe_epochs).probe
-    closed = fit_ridge(features, targets, classes).probe
+    descended = fit_sgd(features, targets, classes, context.effort.probe_epochs, sources=train.sources).probe
+    closed = fit_ridge(features, targets, classes, sources=train.sources).probe
     for name, probe in (("top1", descended), ("top1 (closed form)", closed), ("top1 (L-BFGS)", last)):
         right = within(ranks(probe.logits(tests), wanted), 1)
         yield rows.row(name, right, guessed(wanted), **probe.settings)
@@ -149,8 +149,8 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "section 4.2.1",
         "Top-1 accuracy of a linear classifier of the frozen, standardised pooled features: by SGD with momentum and a "
         "cosine schedule over 10 epochs, in closed form (least squares), and by L-BFGS (logistic regression). The "
-        "learning rate or penalty is chosen by a fifth of the training images, then all are fitted. Images are not "
-        "augmented.",
+        "learning rate or penalty is chosen by a fifth of the training images, views of one thing together, then "
+        "all are fitted. Images are not augmented.",
         linear_probe,
     ),
     Protocol(

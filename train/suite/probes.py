@@ -65,7 +65,7 @@ def _fit(context: Context, described: EvaluationSet) -> Fitted:
     part = training_part(described)
     targets, features = part.targets, context.pooled(part.files)
     try:
-        chosen = fit_logistic(features, targets, len(described.classes))
+        chosen = fit_logistic(features, targets, len(described.classes), sources=part.sources)
     except ValueError as error:
         raise CannotRun(f"no probe can be fitted to {part.folder}: {error}") from error
     held = chosen.held.logits(features[chosen.validation])
