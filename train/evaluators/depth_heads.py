@@ -33,7 +33,7 @@ class LinearDepth(nnx.Module):
 
     def __init__(self, width: int, start: float, rngs: nnx.Rngs) -> None:
         self.start = start
-        self.output = Linear("BGHD,DY->BGHY", (width, 1), rngs, bias=True)
+        self.output = _from_zero(Linear("BGHD,DY->BGHY", (width, 1), rngs, bias=True))
 
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B G G 1"]:
         return self.start + self.output(grids.as_grid(tokens))
@@ -67,7 +67,7 @@ class DPT(nnx.Module):
         self.before = nnx.List([ResidualUnit(WIDTH, rngs) for _ in range(STAGES - 1)])
         self.behind = nnx.List([ResidualUnit(WIDTH, rngs) for _ in range(STAGES)])
         self.last = nnx.Conv(WIDTH, WIDTH, (3, 3), rngs=rngs)
-        self.output = Linear("BGHW,WY->BGHY", (WIDTH, 1), rngs, bias=True)
+        self.output = _from_zero(Linear("BGHW,WY->BGHY", (WIDTH, 1), rngs, bias=True))
 
     def __call__(self, *layers: Float[Array, "B N D"]) -> Float[Array, "B 4*G 4*G 1"]:
         stages = [project(grids.as_grid(x)) for project, x in zip(self.projections, layers, strict=True)]
@@ -84,6 +84,12 @@ class DPT(nnx.Module):
         return self.start + self.output(jax.nn.gelu(self.last(x)))
 
 
+def _from_zero(linear: Linear) -> Linear:
+    """With a kernel of zeros, so that a head says the usual depth everywhere before it has learnt."""
+    linear.kernel[...] = jnp.zeros_like(linear.kernel[...])
+    return linear
+
+
 def depth_head(kind: Kind, width: int, train: Sequence[npt.NDArray[np.floating]], steps: int) -> Learner:
     """A head before it is trained, for standardised tokens: of the last layer, or for DPT of four layers in order.
 
@@ -97,7 +103,7 @@ def depth_head(kind: Kind, width: int, train: Sequence[npt.NDArray[np.floating]]
     target = {"predicts": "log depth", "loss": f"scale-invariant log, lambda {VARIANCE_FOCUS}"}
     if kind == "linear":
         head: nnx.Module = LinearDepth(width, start, nnx.Rngs(0))
-        return Learner(head, scale_invariant, Descent(steps, 3e-3), {"head": kind, **target})
+        return Learner(head, scale_invariant, Descent(steps, 3e-3, decay=10.0), {"head": kind, **target})
     head = DPT(width, start, nnx.Rngs(0))
     return Learner(head, scale_invariant, Descent(steps, 1e-3), {"head": kind, "width": WIDTH, **target})
 

@@ -1,0 +1,269 @@
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from tests.planted_tower import COLOURS, SIDE, PlantedTower, context
+from train.evaluation_sets.reading import EvaluationSet
+from train.evaluation_sets.writing import PartWriter
+from train.suite import clips, dense_targets, depth, overlays, segmentation, video
+from train.suite.clips import Sampling, crop, square
+from train.suite.outcome import CannotRun, Plot, Row
+from vit22b.preprocess import Preprocess
+
+NAMES = tuple(COLOURS)[:3]
+PAINTS = np.asarray([COLOURS[name] for name in NAMES], np.uint8)
+
+
+def halves(values: np.ndarray) -> np.ndarray:
+    """Pictures [n, SIDE, SIDE] whose left and right half have the values [n, 2]."""
+    return values[:, None, :].repeat(SIDE, axis=1).repeat(SIDE // 2, axis=2)
+
+
+@pytest.fixture(scope="module")
+def mosaics(tmp_path_factory: pytest.TempPathFactory) -> EvaluationSet:
+    """Images of two colours, which are the classes; three pixels of each are void."""
+    folder = tmp_path_factory.mktemp("mosaics")
+    for part, count in (("train", 32), ("test", 8)):
+        classes = halves(np.random.default_rng(count).integers(0, 3, (count, 2))).astype(np.uint8)
+        with PartWriter(folder / part) as writer:
+            for place, each in enumerate(classes):
+                mask = each.copy()
+                mask[0, :3] = 255
+                writer.save(f"{place:02d}_mask.png", Pillow.fromarray(mask))
+                writer.add(f"{place:02d}.png", Pillow.fromarray(PAINTS[each]), [], mask=f"{place:02d}_mask.png")
+    return EvaluationSet(folder, "mosaics", "segmentation", "painted", True, NAMES, legend={"red": (10, 20, 30)})
+
+
+@pytest.fixture(scope="module")
+def distances(tmp_path_factory: pytest.TempPathFactory) -> EvaluationSet:
+    """Greys that are brighter where they are farther; a pixel of each has no depth."""
+    folder = tmp_path_factory.mktemp("distances")
+    for part, count in (("train", 32), ("test", 6)):
+        depths = halves(np.random.default_rng(count).uniform(1, 4, (count, 2))).astype(np.float32)
+        with PartWriter(folder / part) as writer:
+            for place, each in enumerate(depths):
+                grey = Pillow.fromarray(np.rint(60 * each).astype(np.uint8)).convert("RGB")
+                stored = writer.save_array(f"{place:02d}.npy", np.where(np.arange(SIDE) == 0, np.nan, each))
+                writer.add(f"{place:02d}.png", grey, [], depth=stored)
+    return EvaluationSet(folder, "distances", "depth", "painted", False)
+
+
+@pytest.fixture(scope="module")
+def fades(tmp_path_factory: pytest.TempPathFactory) -> EvaluationSet:
+    """Clips of five frames that become red or stop being it: each frame could be of either class."""
+    folder = tmp_path_factory.mktemp("fades")
+    for part, count in (("train", 24), ("test", 10)):
+        random = np.random.default_rng(count)
+        with PartWriter(folder / part) as writer:
+            for clip in range(count):
+                names = [f"{clip:02d}_{frame}.png" for frame in range(5)]
+                reds = np.linspace(40, 200, 5)[:: 1 if clip % 2 else -1] + random.uniform(-20, 20)
+                frames = [Pillow.new("RGB", (SIDE, SIDE), (int(red), 90, 90)) for red in reds]
+                for name, frame in zip(names[1:], frames[1:], strict=True):
+                    writer.save(name, frame)
+                writer.add(names[0], frames[0], ["in" if clip % 2 else "out"], frames=names)
+    details = {"sampling": {"frames": 4, "views": 2, "crops": 3}}
+    return EvaluationSet(folder, "fades", "video", "painted", True, ("in", "out"), details=details)
+
+
+def divided(outcomes) -> tuple[list[Row], list[Plot]]:
+    found = list(outcomes)
+    rows = [each for each in found if isinstance(each, Row)]
+    for row in rows:
+        assert row.scores is None or np.mean(row.scores) == pytest.approx(row.value)
+        assert row.chance is not None
+    return rows, [each for each in found if isinstance(each, Plot)]
+
+
+def keyed(rows: list[Row]) -> dict[tuple, float]:
+    names = ("head", "fraction", "align")
+    return {(row.metric, *(row.settings.get(name) for name in names)): row.value for row in rows}
+
+
+def test_segmentation_of_planted_colours(mosaics, tmp_path):
+    rows, plots = divided(segmentation.frozen(context(PlantedTower(), tmp_path), mosaics))
+    assert [row.metric for row in rows].count("mIoU") == 2 * len(segmentation.FRACTIONS)
+    assert all((row.protocol, row.data, row.synthetic) == ("segmentation/1", "mosaics", True) for row in rows)
+    whole = [row for row in rows if row.metric == "mIoU" and row.settings["fraction"] == 1]
+    for row in whole:
+        assert row.value > 0.9
+        assert row.interval[0] <= row.value <= row.interval[1]
+        assert row.settings["resolution"] == "16x16, the labels' own"
+        assert row.settings["training images"] == 32
+    labels = dense_targets.masks(mosaics.part("test"), Preprocess(SIDE))
+    pixels = np.stack(labels.maps)
+    most = max((pixels == kind).sum() for kind in range(3)) / (pixels != 255).sum()
+    assert whole[0].chance == pytest.approx(most / 3)
+    served, _ = divided(segmentation.frozen(context(PlantedTower(wobble=1e-6), tmp_path), mosaics))
+    assert keyed(served) == pytest.approx(keyed(rows), abs=1e-4)
+    assert [plot.kind for plot in plots] == ["curve", "bars", "overlays"]
+    assert plots[0].values["series"]["decoder"][-1] == whole[1].value
+    image, label, _found = plots[2].values["rows"][0]
+    np.testing.assert_array_equal(label[0, 0], image[0, 0])  # void
+    first = labels.maps[0][8, 0]
+    wanted = 0.4 * image[8, 0] + 0.6 * overlays.palette(mosaics)[first]
+    np.testing.assert_array_equal(label[8, 0], np.rint(wanted))
+
+
+def test_segmentation_without_eyes_is_no_better_than_chance(mosaics, tmp_path):
+    rows, _ = divided(segmentation.frozen(context(PlantedTower(blind=True), tmp_path), mosaics))
+    linear = next(row for row in rows if row.settings["fraction"] == 1)
+    assert linear.value < linear.chance + 0.2
+
+
+def test_a_served_tower_is_not_tuned(mosaics, tmp_path):
+    with pytest.raises(CannotRun, match="served model's weights"):
+        next(segmentation.tuned(context(PlantedTower(), tmp_path), mosaics))
+    here = PlantedTower(checkpoint=tmp_path)
+    with pytest.raises(CannotRun, match="--fine_tune_steps is 0"):
+        next(segmentation.tuned(context(here, tmp_path, fine_tune_steps=0), mosaics))
+
+
+def test_depth_of_planted_greys(distances, tmp_path):
+    rows, plots = divided(depth.frozen(context(PlantedTower(), tmp_path, decoder_steps=120), distances))
+    found = {(row.settings["head"], row.settings["align"], row.metric): row for row in rows}
+    assert len(found) == len(rows) == 2 * 2 * 6
+    for head in ("linear", "DPT"):
+        for metric in ("MSE", "AbsRel", "delta < 1.25"):
+            assert found[head, "none", metric].beats_chance_by > 0
+        assert found[head, "none", "AbsRel"].better == "less"
+        assert found[head, "none", "delta < 1.1"].better == "more"
+    assert found["DPT", "none", "AbsRel"].settings["layers"] == "0, 1, 2, 3"
+    (plot,) = plots
+    assert plot.values["columns"] == ["image", "depth", "linear", "DPT"]
+    assert plot.values["rows"][0][1].shape == (SIDE, SIDE, 3)
+    np.testing.assert_array_equal(plot.values["rows"][0][1][:, 0], 0)  # no depth
+    served, _ = divided(depth.frozen(context(PlantedTower(wobble=1e-6), tmp_path, decoder_steps=120), distances))
+    assert keyed(served) == pytest.approx(keyed(rows), abs=1e-4)
+
+
+def test_dpt_says_how_many_layers_it_took(distances, tmp_path):
+    for layers, said in (((1, 3), "1, 3"), ((), "none is served; the tokens behind the last norm")):
+        given = context(PlantedTower(layers=layers), tmp_path, decoder_steps=1)
+        rows, _ = divided(depth.frozen(given, distances))
+        assert rows[-1].settings["layers"] == said
+
+
+def test_video_of_planted_fades(fades, tmp_path):
+    (row,), (plot,) = divided(video.frozen(context(PlantedTower(), tmp_path), fades))
+    assert (row.value, row.chance, row.examples) == (1, 0.5, 10)
+    assert (row.settings["frames"], row.settings["samples of a clip"], row.settings["crops"]) == (4, 6, 3)
+    assert plot.values["counts"] == [[5, 0], [0, 5]]
+
+
+def test_sampling_is_checked(fades, tmp_path):
+    wrong = [
+        ({"frames": 0}, "frames is 0"),
+        ({"crops": 2}, "crops is 2; expected one of 1, 3, 5"),
+        ({"frame": 4}, "frame"),
+        (3, "expected an object"),
+    ]
+    for sampling, message in wrong:
+        broken = dataclasses.replace(fades, details={"sampling": sampling})
+        with pytest.raises(ValueError, match=rf"set\.json: details\.sampling.*{message}"):
+            list(video.frozen(context(PlantedTower(), tmp_path), broken))
+    short = dataclasses.replace(fades, details={"sampling": {"frames": 6}})
+    with pytest.raises(ValueError, match="5 frames for views of 6"):
+        list(video.frozen(context(PlantedTower(), tmp_path), short))
+    assert Sampling.of({}) == Sampling(8, 1, 1)
+
+
+def test_crops_lie_where_they_are_said_to():
+    assert [square(160, 80, 3, index) for index in range(3)] == [(0, 0, 80, 80), (40, 0, 120, 80), (80, 0, 160, 80)]
+    assert square(80, 160, 1, 0) == (0, 40, 80, 120)
+    assert [square(80, 80, 3, index) for index in range(3)] == [(0, 0, 70, 70), (5, 5, 75, 75), (10, 10, 80, 80)]
+    assert square(160, 80, 5, 4) == (90, 10, 160, 80)
+
+
+def test_a_crop_is_cut_out_or_the_file_itself(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+    wide, small = tmp_path / "wide.png", tmp_path / "square.png"
+    Pillow.fromarray(pixels).save(wide)
+    Pillow.fromarray(pixels[:, :8]).save(small)
+    assert crop(small, 1, 0) == small
+    with Pillow.open(io.BytesIO(crop(wide, 3, 2))) as cut:
+        np.testing.assert_array_equal(np.asarray(cut), pixels[:, 8:])
+    (tmp_path / "no.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"no\.png is no image"):
+        crop(tmp_path / "no.png", 1, 0)
+
+
+def part_of(folder: Path, kind: str, **fields) -> EvaluationSet:
+    with PartWriter(folder / "test") as writer:
+        writer.add("0.png", Pillow.new("RGB", (6, 4)), [], **fields)
+    return EvaluationSet(folder, "one", kind, "here", True, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((6, 4), np.uint8), r"mask\.png has 6x4 pixels \(height x width\), its image .*0\.png 4x6"),
+        (np.full((4, 6), 3, np.uint8), "has the value 3; expected the classes 0 to 2, or 255 for void"),
+        (np.zeros((4, 6, 3), np.uint8), "has 3 channels; a mask has one"),
+        (np.full((4, 6), 255, np.uint8), "every pixel of every mask .* is 255"),
+    ],
+)
+def test_masks_are_checked(mask, message, tmp_path):
+    described = part_of(tmp_path, "segmentation", mask="mask.png")
+    Pillow.fromarray(mask).save(tmp_path / "test" / "mask.png")
+    with pytest.raises(ValueError, match=message):
+        dense_targets.masks(described.part("test"), Preprocess(SIDE))
+
+
+@pytest.mark.parametrize(
+    ("depths", "message"),
+    [
+        (np.ones((3, 6), np.float32), "has 3x6 pixels"),
+        (np.full((4, 6), np.inf, np.float32), "has no value that is finite and above 0"),
+        (np.ones((4, 6), int), "no array .* of floats"),
+        (np.ones(4, np.float32), "no array .* of floats"),
+    ],
+)
+def test_depths_are_checked(depths, message, tmp_path):
+    described = part_of(tmp_path, "depth", depth="depth.npy")
+    np.save(tmp_path / "test" / "depth.npy", depths)
+    with pytest.raises(ValueError, match=message):
+        dense_targets.depths(described.part("test"), Preprocess(SIDE))
+
+
+def test_files_that_are_something_else_are_told(tmp_path):
+    described = part_of(tmp_path, "depth", depth="other", mask="other")
+    (tmp_path / "test" / "other").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"other is no \.npy array"):
+        dense_targets.depths(described.part("test"), Preprocess(SIDE))
+    with pytest.raises(ValueError, match="other is no PNG"):
+        dense_targets.masks(described.part("test"), Preprocess(SIDE))
+
+
+def test_frames_are_checked(tmp_path):
+    for frames, message in (("0.png", "expected a list"), ([], "expected a list"), (["0.png", "1.png"], "missing")):
+        with pytest.raises(ValueError, match=message):
+            clips.clips(part_of(tmp_path / str(len(message + str(frames))), "video", frames=frames).part("test"))
+
+
+def test_a_tower_that_cuts_the_centre_out_is_judged_on_it(tmp_path):
+    described = part_of(tmp_path, "segmentation", mask="mask.png")
+    labels = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
+    Pillow.fromarray(labels).save(tmp_path / "test" / "mask.png")
+    part = described.part("test")
+    whole, centre = (dense_targets.masks(part, Preprocess(16, crop=crop)) for crop in ("squash", "center"))
+    np.testing.assert_array_equal(whole.maps[0], labels)
+    np.testing.assert_array_equal(centre.maps[0], labels[:, 1:5])
+    assert centre.picture(0).shape == (4, 4, 3)
+    assert (whole.pixels, centre.pixels) == ("all", "those in the centre that the tower sees")
+    smaller = Preprocess(12, crop="center", crop_fraction=0.75)
+    assert dense_targets.window(32, 64, smaller) == (slice(4, 28), slice(20, 44))
+
+
+def test_a_turned_photograph_has_the_size_that_is_shown(tmp_path):
+    described = part_of(tmp_path, "segmentation", mask="mask.png")
+    turned = Pillow.Exif()
+    turned[0x0112] = 6
+    Pillow.new("RGB", (6, 4)).save(tmp_path / "test" / "0.png", exif=turned)
+    Pillow.fromarray(np.zeros((6, 4), np.uint8)).save(tmp_path / "test" / "mask.png")
+    found = dense_targets.masks(described.part("test"), Preprocess(SIDE))
+    assert found.picture(0).shape == (6, 4, 3)
