@@ -25,6 +25,7 @@ Kind = Literal["linear", "DPT"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STAGES = 4
 WIDTH = 32
+DECAY = 0.1
 VARIANCE_FOCUS = 0.5  # lambda of the loss: 0 is the squared error in the log, 1 leaves an image's scale out
 
 
@@ -103,9 +104,9 @@ def depth_head(kind: Kind, width: int, train: Sequence[npt.NDArray[np.floating]]
     target = {"predicts": "log depth", "loss": f"scale-invariant log, lambda {VARIANCE_FOCUS}"}
     if kind == "linear":
         head: nnx.Module = LinearDepth(width, start, nnx.Rngs(0))
-        return Learner(head, scale_invariant, Descent(steps, 3e-3, decay=10.0), {"head": kind, **target})
+        return Learner(head, scale_invariant, Descent(steps, 1e-2, decay=DECAY), {"head": kind, **target})
     head = DPT(width, start, nnx.Rngs(0))
-    return Learner(head, scale_invariant, Descent(steps, 1e-3), {"head": kind, "width": WIDTH, **target})
+    return Learner(head, scale_invariant, Descent(steps, 1e-3, decay=DECAY), {"head": kind, "width": WIDTH, **target})
 
 
 def scale_invariant(predicted: Float[Array, "B G G 1"], depths: Float[Array, "B S S"]) -> jax.Array:
