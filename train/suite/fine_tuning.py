@@ -107,8 +107,8 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "classification",
         "section 4.2; layer-wise rates: Bao et al. 2022; from a fitted head: Kumar et al. 2022",
         "Top-1 accuracy of the whole tower, fine-tuned on the training part by AdamW with a cosine schedule from the "
-        f"L-BFGS probe as its head, the rate of each block {LAYER_DECAY} of the next one's, at a resolution that is larger "
-        "by a patch; and how much that is above the probe of the tower as it was.",
+        f"L-BFGS probe as its head, the rate of each block {LAYER_DECAY} of the next one's, at a resolution larger by "
+        "a patch; and how much that is above the probe of the tower as it was.",
         fine_tuning,
         asks,
     ),
