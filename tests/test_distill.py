@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 
 from tests.towers import PREPROCESS
-from train import distill, mixup
+from train import distill, mixup, mnist, pretrain
 from train.divergence import divergence
 from train.feed import local_rows
 from train.input import Augment, BadRecords, Order
 from train.kept import Kept
+from train.loop import train
 from train.mixture import open_mixture
 from train.optimizer import Optimizer
 from train.teaching import TEACHER_PIXELS, Lessons, answers_to_views
 from train.tower_opening import open_tower
 from train.views import StoredViews, view_batches
 from vit22b.checkpoint import load
-from vit22b.folder import read_folder
+from vit22b.folder import read_folder, write_metadata
 from vit22b.preprocess import Preprocess
 from vit22b.sharding import batch_sharding, make_mesh
 from vit22b.tree import leaves
@@ -362,3 +363,75 @@ def test_a_model_without_a_head_is_no_teacher(pretrained, digits, tmp_path):
         teacher.config = dataclasses.replace(teacher.config, classes=0)
         with pytest.raises(ValueError, match=r"has no head to teach with; train one with train/finetune\.py"):
             distill.classes(run, mixture, teacher)
+
+
+# What it is for.
+
+
+def top1(workdir):
+    return logged(workdir)[-1]["eval/top1"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Folders of real digits, train/ (4,000), few/ (50 of these), heldout/ (1,000), and teacher/, which saw 4,000."""
+    root = tmp_path_factory.mktemp("teacher")
+    mnist.write(mnist.Settings(output=root))
+    some = read_folder(root / "train").records[::80]
+    (root / "few").mkdir()
+    for record in some:
+        shutil.copy(record.path, root / "few" / record.name)
+    write_metadata(root / "few", some)
+    recipe = {"signals_every": 0, "log_every": 350, "eval_data": root / "heldout", "augment": Augment(0.8, flip=False)}
+    pretrain.pretrain(
+        pretrain.Settings(
+            data=(str(root / "train"),),
+            workdir=root / "teacher",
+            size="mu",
+            patch=7,
+            pooling="mean",
+            head_bias=-2.2,
+            steps=350,
+            batch=64,
+            optimizer=Optimizer("adamw", schedule="cosine", peak=3e-3, warmup=100, head_decay=0.03),
+            **recipe,
+        )
+    )
+    return root
+
+
+@pytest.mark.slow
+def test_a_student_of_a_better_teacher_beats_the_same_student_of_the_labels_alone(teacher, tmp_path):
+    """The same 50 images, crops and mixtures, initial weights and schedule; judged on 1,000 others, three seeds."""
+    found = {}
+    with open_tower(f"checkpoint:{teacher / 'teacher'}") as tower:
+        for label_weight in (0.0, 1.0):
+            step = None
+            for seed in range(3):
+                run = settings(
+                    teacher / "teacher",
+                    teacher,
+                    tmp_path / f"{label_weight}-{seed}",
+                    data=(str(teacher / "few"),),
+                    eval_data=teacher / "heldout",
+                    label_weight=label_weight,
+                    temperature=3.0,
+                    depth=2,
+                    steps=300,
+                    batch=32,
+                    seed=seed,
+                    log_every=300,
+                    save_every=300,
+                    augment=Augment(0.8, flip=False),
+                    optimizer=Optimizer("adamw", schedule="cosine", peak=2e-3, warmup=40, head_decay=0.03),
+                )
+                mesh = run.compute.make_mesh()
+                task = distill.make_task(run, open_mixture(run.data), tower, mesh)
+                task = task if step is None else dataclasses.replace(task, step=step)  # compiled once
+                step = task.step
+                train(task, run, mesh)
+                found[label_weight, seed] = top1(run.workdir)
+    assert top1(teacher / "teacher") > max(found.values()) + 0.1
+    gains = [found[0.0, seed] - found[1.0, seed] for seed in range(3)]
+    assert min(gains) > 0
+    assert np.mean(gains) > 0.03

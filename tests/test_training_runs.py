@@ -6,14 +6,17 @@ import pytest
 
 from tests.planted_tower import PlantedTower
 from train.evaluation_sets.reading import EvaluationSet
-from train.suite import training_protocols
+from train.suite import distillation, fine_tuning
 from train.suite.context import Context, Effort
+from train.suite.distillation import DISTILLATION
+from train.suite.fine_tuning import FINE_TUNING
 from train.suite.outcome import Plot, Row
 from train.suite.running import Task, run
-from train.suite.training_protocols import DISTILLATION, FINE_TUNING, PROTOCOLS
+from train.suite.training_runs import right
 from train.tower_opening import open_tower
 from vit22b.folder import read_folder, write_metadata
 
+PROTOCOLS = (*fine_tuning.PROTOCOLS, *distillation.PROTOCOLS)
 BY_ID = {protocol.id: protocol for protocol in PROTOCOLS}
 EFFORT = Effort(seeds=2, fine_tune_steps=2, distil_steps=2)
 
@@ -68,10 +71,10 @@ def test_a_head_is_read_by_the_names_of_its_classes(small):
             by_file = dict(zip(test.files, test.labels, strict=True))
             return np.array([[float(label in by_file[file]) for label in self.labels] for file in files], np.float32)
 
-    right = training_protocols._right(Knowing(), test)
+    found = right(Knowing(), test)
     known = [labels[0] in Knowing.labels for labels in test.labels]
-    np.testing.assert_array_equal(right, known)
-    assert 0 < right.mean() < 1
+    np.testing.assert_array_equal(found, known)
+    assert 0 < found.mean() < 1
 
 
 @pytest.mark.slow
