@@ -49,7 +49,7 @@ class Settings:
     """Sides of patches in pixels; every size is trained with each."""
     resolution: int = 112
     """Side of the images in pixels."""
-    steps: int = 400
+    steps: int = 600
     """Of pretraining."""
     batch: int = 32
     """Images a step of pretraining."""
@@ -94,7 +94,7 @@ def stages(settings: Settings, size: str, patch: int) -> Iterator[Stage]:
     """Pretraining, locked-image tuning and evaluation of a model, each by the program that users run."""
     folder = settings.output / f"{size}-{patch}"
     images = settings.data / FOLDER
-    optimizer = ("--optimizer", "adamw", "--peak", "1e-3")
+    optimizer = ("--optimizer", "adamw", "--peak", "2e-3")
     steps, lit_steps = settings.steps, settings.lit_steps
     yield Stage(
         "pretrain",
