@@ -73,8 +73,8 @@ test-slow: setup ## run the tests that train or export in several processes for 
 
 EVAL := build/eval
 # The demo's tower: size mu at 112 pixels in patches of 14, which two cores train in minutes.
-EVAL_PRETRAIN := --size mu --resolution 112 --patch 14 --pooling mean --head_bias -4.6 --steps 900 --batch 64 --log_every 100 \
-  --optimizer adamw --peak 3e-3 --warmup 100 --cooldown 500 --min_area 0.5 --no_flip --signals_every 0
+EVAL_PRETRAIN := --size mu --resolution 112 --patch 14 --pooling mean --head_bias -4.6 --steps 500 --batch 64 --log_every 100 \
+  --optimizer adamw --peak 3e-3 --warmup 60 --cooldown 300 --min_area 0.6 --no_flip --signals_every 0
 EVAL_LIT := --steps 120 --batch 256 --vocabulary 1000 --log_every 40 --optimizer adamw --warmup 20 --cooldown 80
 
 .PHONY: eval

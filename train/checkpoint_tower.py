@@ -35,6 +35,7 @@ class CheckpointTower:
             ValueError: no checkpoint of ours; see vit22b.checkpoint.load.
         """
         workdir, step = find_step(path)
+        self.step = step
         trained = load(workdir / "checkpoints" / str(step))  # training may have saved another meanwhile
         description = trained.description
         self.source, self.checkpoint = f"checkpoint:{path}", workdir / "checkpoints" / str(step)

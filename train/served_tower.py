@@ -38,7 +38,7 @@ class ServedTower:
         self.version, self.manifest = found.version, found.manifest
         self.config, self.preprocess = self.manifest.config, self.manifest.preprocess
         self.labels, self.layers = self.manifest.labels, self.manifest.feature_layers
-        self.space_id = self.manifest.space_id
+        self.space_id, self.step = self.manifest.space_id, self.manifest.step
         # Of the version that was described: another one is not taken over in the middle, even of the same space, since
         # its head may be another.
         self._client = Client(address, model, version=found.version, timeout=TIMEOUT)

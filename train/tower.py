@@ -42,6 +42,7 @@ class Tower(Protocol):
         checkpoint: where its weights lie, for protocols that train them; None for a served model.
         fingerprint: names everything that decides its answers, the head included, so that they can be kept; None
             where nothing does, as for a server, which may have another model tomorrow.
+        step: of its training.
         space_id, config, preprocess, labels: as its model.json or its manifest says.
         layers: blocks whose tokens it can answer.
     """
@@ -49,6 +50,7 @@ class Tower(Protocol):
     source: str
     checkpoint: Path | None
     fingerprint: str | None
+    step: int
     space_id: str
     config: ModelConfig
     preprocess: Preprocess

@@ -5,7 +5,6 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -109,8 +108,6 @@ class Report:
         for row in self.rows:
             if row.protocol not in known:
                 raise ValueError(f"a row is of {row.protocol}, which is none of the report's protocols")
-            if not math.isfinite(row.value):
-                raise ValueError(f"{row.protocol} on {row.data}: {row.metric} is {row.value}, which is no number")
 
     def rows_of(self, protocol: str) -> tuple[Row, ...]:
         """The rows of a protocol, in order."""

@@ -20,7 +20,7 @@ from train.tower import Tower
 from train.training_compute import training_flops
 from vit22b import model
 from vit22b.config import size_name
-from vit22b.description import find_step, git_revision
+from vit22b.description import git_revision
 from vit22b.tree import parameter_count
 
 PACKAGES = ("fairlearn", "flax", "jax", "jaxlib", "numpy", "optax", "scikit-learn", "scipy", "tensorflow", "vit22b")
@@ -28,13 +28,8 @@ PACKAGES = ("fairlearn", "flax", "jax", "jaxlib", "numpy", "optax", "scikit-lear
 _SAID = ("origin", "makers")
 
 
-def model_facts(tower: Tower, step: int | None = None) -> ModelFacts:
-    """What is known of the model behind a tower.
-
-    Args:
-        tower: that is judged.
-        step: of its training, where the tower is served; a checkpoint has its own.
-    """
+def model_facts(tower: Tower) -> ModelFacts:
+    """What is known of the model behind a tower."""
     image = tower.config.image
     _, shapes = model.abstract(tower.config)
     return ModelFacts(
@@ -45,7 +40,7 @@ def model_facts(tower: Tower, step: int | None = None) -> ModelFacts:
         image_parameters=parameter_count({"image": shapes["image"]}),
         resolution=tower.preprocess.resolution,
         patch=image.patch,
-        step=step if tower.checkpoint is None else find_step(tower.checkpoint)[1],
+        step=tower.step,
         training_flops=None if tower.checkpoint is None else training_flops(tower.checkpoint),
     )
 
@@ -87,13 +82,12 @@ def package_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def make_report(tower: Tower, ran: Sequence[Ran], step: int | None = None) -> Report:
+def make_report(tower: Tower, ran: Sequence[Ran]) -> Report:
     """The report of what ran.
 
     Args:
         tower: that was judged.
         ran: every task, in the order of the report.
-        step: see model_facts.
     """
     protocols = {each.task.protocol.id: each.task.protocol for each in ran}
     sets = {each.task.data.name: each.task.data for each in ran}
@@ -102,7 +96,7 @@ def make_report(tower: Tower, ran: Sequence[Ran], step: int | None = None) -> Re
         seconds[each.task.protocol.id] += each.seconds
     outcomes = [outcome for each in ran for outcome in each.outcomes]
     return Report(
-        model=model_facts(tower, step),
+        model=model_facts(tower),
         date=datetime.date.today().isoformat(),
         git_revision=git_revision(),
         packages=package_versions(),

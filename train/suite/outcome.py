@@ -4,6 +4,7 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -47,6 +48,10 @@ class Row:
     synthetic: bool = False
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):  # in the protocol that made it, so that the others' rows are not lost
+            raise ValueError(f"{self.metric} on {self.data} is {self.value}, which is no number")
 
     @property
     def beats_chance_by(self) -> float | None:

@@ -8,11 +8,12 @@ from train.suite import (
     classification,
     cues,
     depth,
+    distillation,
+    fine_tuning,
     people,
     reliability,
     segmentation,
     shifted,
-    training_protocols,
     video,
 )
 from train.suite.protocol import Protocol
@@ -26,5 +27,6 @@ PROTOCOLS: tuple[Protocol, ...] = (
     *reliability.PROTOCOLS,
     *people.PROTOCOLS,
     *cues.PROTOCOLS,
-    *training_protocols.PROTOCOLS,
+    *fine_tuning.PROTOCOLS,
+    *distillation.PROTOCOLS,
 )
