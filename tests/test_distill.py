@@ -382,19 +382,22 @@ def teacher(tmp_path_factory):
     for record in some:
         shutil.copy(record.path, root / "few" / record.name)
     write_metadata(root / "few", some)
-    recipe = {"signals_every": 0, "log_every": 350, "eval_data": root / "heldout", "augment": Augment(0.8, flip=False)}
     pretrain.pretrain(
         pretrain.Settings(
             data=(str(root / "train"),),
+            eval_data=root / "heldout",
             workdir=root / "teacher",
             size="mu",
             patch=7,
+            depth=2,
             pooling="mean",
             head_bias=-2.2,
-            steps=350,
-            batch=64,
+            steps=400,
+            batch=32,
+            log_every=400,
+            signals_every=0,
+            augment=Augment(0.8, flip=False),
             optimizer=Optimizer("adamw", schedule="cosine", peak=3e-3, warmup=100, head_decay=0.03),
-            **recipe,
         )
     )
     return root
@@ -416,9 +419,7 @@ def test_a_student_of_a_better_teacher_beats_the_same_student_of_the_labels_alon
                     eval_data=teacher / "heldout",
                     label_weight=label_weight,
                     temperature=3.0,
-                    depth=2,
                     steps=300,
-                    batch=32,
                     seed=seed,
                     log_every=300,
                     save_every=300,
