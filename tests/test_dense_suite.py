@@ -165,11 +165,20 @@ def test_video_of_planted_fades(fades, tmp_path):
     assert plot.values["counts"] == [[5, 0], [0, 5]]
 
 
+def test_centred_features_say_what_changes(fades, tmp_path):
+    given, frames = context(PlantedTower(), tmp_path), clips.clips(fades.part("test"))
+    plain = clips.features(given, frames, Sampling(frames=3))
+    centred = clips.features(given, frames, Sampling(frames=3, centred=True))
+    np.testing.assert_allclose(centred.mean(axis=2), 0, atol=1e-6)
+    np.testing.assert_allclose(np.diff(centred, axis=2), np.diff(plain, axis=2), atol=1e-6)
+
+
 def test_sampling_is_checked(fades, tmp_path):
     wrong = [
         ({"frames": 0}, "frames is 0"),
         ({"crops": 2}, "crops is 2; expected one of 1, 3, 5"),
         ({"frame": 4}, "frame"),
+        ({"centred": 1}, "centred is 1; expected true or false"),
         (3, "expected an object"),
     ]
     for sampling, message in wrong:

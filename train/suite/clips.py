@@ -40,11 +40,14 @@ class Sampling:
         crops: squares of a frame. 1: the largest in its middle. 3: along the longer edge, the largest there are; of a
             square frame along its diagonal, of 7/8 of its side. 5: the middle and the corners, of 7/8 of the shorter
             side.
+        centred: whether the mean over a sample's frames is taken off its features, so that they say what changes and
+            not what is seen; for sets whose classes are motions.
     """
 
     frames: int = 8
     views: int = 1
     crops: int = 1
+    centred: bool = False
 
     def __post_init__(self) -> None:
         for name in ("frames", "views"):
@@ -52,6 +55,8 @@ class Sampling:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of 1 or more")
         if self.crops not in _CROPS:
             raise ValueError(f"crops is {self.crops!r}; expected one of {', '.join(map(str, _CROPS))}")
+        if not isinstance(self.centred, bool):
+            raise ValueError(f"centred is {self.centred!r}; expected true or false")
 
     @classmethod
     def of(cls, details: Mapping[str, Any]) -> "Sampling":
@@ -62,7 +67,7 @@ class Sampling:
         """
         given = details.get("sampling", {})
         if not isinstance(given, Mapping):
-            raise ValueError(f"details.sampling is {given!r}; expected an object with some of frames, views and crops")
+            raise ValueError(f"details.sampling is {given!r}; expected an object of frames, views, crops and centred")
         try:
             return from_fields(cls, given)
         except ValueError as error:
@@ -113,7 +118,8 @@ def features(context: Context, frames: Sequence[Sequence[Path]], sampling: Sampl
         context.pooled([crop(path, sampling.crops, index) for path in distinct]) for index in range(sampling.crops)
     ]
     found = np.stack([each[rows] for each in by_crop], axis=1)  # [n, crops, views x F, D]
-    return found.reshape(len(frames), sampling.crops * views, sampling.frames, found.shape[-1])
+    found = found.reshape(len(frames), sampling.crops * views, sampling.frames, found.shape[-1])
+    return found - found.mean(axis=2, keepdims=True) if sampling.centred else found
 
 
 def crop(path: Path, crops: int, index: int) -> Image:

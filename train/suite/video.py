@@ -40,6 +40,8 @@ def frozen(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     params = head.fit((samples.reshape(-1, frames, width),), targets.repeat(samples.shape[1]))
     said = _probabilities(head(params, (tests.reshape(-1, frames, width),)), tests)
     settings = {**head.settings, "frames": frames, "samples of a clip": tests.shape[1], "crops": sampling.crops}
+    if sampling.centred:
+        settings["features"] = "less their mean over the frames"
     rows = Shares(VIDEO, described)
     yield rows.row("top1", right(said, wanted), guessed(wanted), **settings)
     counts = confusion_matrix(wanted, said.argmax(axis=1), labels=np.arange(classes))
