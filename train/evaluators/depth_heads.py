@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from train.evaluators import grids
 from train.evaluators.depth import constant, valid
 from train.evaluators.descent import Descent, Learner
-from train.evaluators.grids import SCALE, Convolution, Floats
+from train.evaluators.grids import SCALE, Floats
 from vit22b.block import Linear
 
 Kind = Literal["linear", "DPT"]
@@ -47,8 +47,8 @@ class ResidualUnit(nnx.Module):
     """
 
     def __init__(self, width: int, rngs: nnx.Rngs) -> None:
-        self.first = Convolution(width, width, rngs)
-        self.second = Convolution(width, width, rngs)
+        self.first = nnx.Conv(width, width, (3, 3), rngs=rngs)
+        self.second = nnx.Conv(width, width, (3, 3), rngs=rngs)
 
     def __call__(self, x: Float[Array, "B G H W"]) -> Float[Array, "B G H W"]:
         return x + self.second(jax.nn.gelu(self.first(jax.nn.gelu(x))))
@@ -67,7 +67,7 @@ class DPT(nnx.Module):
         self.projections = nnx.List([Linear("BGHD,DW->BGHW", (width, WIDTH), rngs, bias=True) for _ in range(STAGES)])
         self.before = nnx.List([ResidualUnit(WIDTH, rngs) for _ in range(STAGES - 1)])
         self.behind = nnx.List([ResidualUnit(WIDTH, rngs) for _ in range(STAGES)])
-        self.last = Convolution(WIDTH, WIDTH, rngs)
+        self.last = nnx.Conv(WIDTH, WIDTH, (3, 3), rngs=rngs)
         self.output = _from_zero(Linear("BGHW,WY->BGHY", (WIDTH, 1), rngs, bias=True))
 
     def __call__(self, *layers: Float[Array, "B N D"]) -> Float[Array, "B 4*G 4*G 1"]:

@@ -11,7 +11,6 @@ from typing import Any, Self
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from flax import nnx
 from jaxtyping import Array, Float
 
 Floats = npt.NDArray[np.float32]
@@ -43,19 +42,6 @@ class Standard:
         """Features [..., D] of numpy or of JAX, standardised."""
         shape = (1,) * (features.ndim - 1) + self.mean.shape
         return (features - self.mean.reshape(shape)) * self.scale.reshape(shape)
-
-
-class Convolution(nnx.Module):
-    """A convolution of 3x3 for which a picture goes on beyond its edges as it is there.
-
-    With zeros beyond them the small grids of tokens, of which a third is edge, get a frame.
-    """
-
-    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs) -> None:
-        self.map = nnx.Conv(inputs, outputs, (3, 3), padding="VALID", rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B G H C"]) -> Float[Array, "B G H W"]:
-        return self.map(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"))
 
 
 def side(tokens: int) -> int:

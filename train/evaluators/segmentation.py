@@ -6,7 +6,6 @@ mean is over the classes that occur in labels or predictions: one that occurs in
 """
 
 import dataclasses
-from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -89,20 +88,3 @@ def constant(counts: Counts) -> Scores:
     constants = np.zeros_like(counts)
     constants[:, best] = true
     return scores(constants)
-
-
-def interval(counts: Iterable[Counts], seed: int = 0, samples: int = 1000) -> tuple[float, float]:
-    """95% of the mean IoU, by a bootstrap over images.
-
-    Args:
-        counts: a confusion matrix [k, k] of each image.
-        seed: of the bootstrap.
-        samples: how often n images are drawn with replacement.
-    """
-    each = np.stack(list(counts)).astype(np.float64)
-    n, k = len(each), each.shape[-1]
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples).astype(np.float64)
-    sums = (drawn @ each.reshape(n, k * k)).reshape(samples, k, k)
-    sums = sums[sums.sum(axis=(1, 2)) > 0]  # a draw of images that are void all over says nothing
-    low, high = np.quantile(mean_iou(sums), (0.025, 0.975))
-    return float(low), float(high)

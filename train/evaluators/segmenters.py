@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from train.evaluators import grids
 from train.evaluators.descent import Descent, Learner
-from train.evaluators.grids import SCALE, Convolution, Floats
+from train.evaluators.grids import SCALE, Floats
 from train.evaluators.segmentation import VOID
 from vit22b.block import Linear
 
@@ -42,8 +42,8 @@ class Decoder(nnx.Module):
 
     def __init__(self, width: int, classes: int, rngs: nnx.Rngs) -> None:
         self.input = Linear("BGHD,DW->BGHW", (width, WIDTH), rngs, bias=True)
-        self.first = Convolution(WIDTH, WIDTH, rngs)
-        self.second = Convolution(WIDTH, WIDTH // 2, rngs)
+        self.first = nnx.Conv(WIDTH, WIDTH, (3, 3), rngs=rngs)
+        self.second = nnx.Conv(WIDTH, WIDTH // 2, (3, 3), rngs=rngs)
         self.output = Linear("BGHW,WY->BGHY", (WIDTH // 2, classes), rngs, bias=True)
 
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B 4*G 4*G Y"]:
