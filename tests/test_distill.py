@@ -209,7 +209,9 @@ def test_a_served_teacher_teaches_what_its_checkpoint_does(tuned, served, digits
     distill.distill(settings(tuned, digits, here, steps=2))
     distill.distill(settings(tuned, digits, there, steps=2, teacher=f"grpc://{served.address}/{served.model}"))
     for one, other in zip(logged(here), logged(there), strict=True):
-        assert other == pytest.approx(one, rel=1e-4, abs=1e-6)
+        assert other.keys() == one.keys()
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
     one, other = (load(workdir).description.source for workdir in (here, there))
     assert one["space_id"] == other["space_id"]
     assert other["teacher"].startswith(f"grpc://{served.address}/{served.model}")

@@ -37,7 +37,7 @@ def small(digits, tmp_path_factory):
 
 
 def test_they_run_where_a_set_asks_for_them(small):
-    plain = EvaluationSet(small.folder, "plain", "classification", "", synthetic=False, classes=small.classes)
+    plain = EvaluationSet(small.folder, "plain", "classification", "MNIST", synthetic=False, classes=small.classes)
     assert [protocol.asks(small) for protocol in PROTOCOLS] == [True, True]
     assert [protocol.asks(plain) for protocol in PROTOCOLS] == [False, False]
 
