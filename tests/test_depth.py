@@ -103,7 +103,9 @@ def planted(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens.astype(np.float32), np.exp(np.stack(smooth))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind == "DPT" else []) for kind in KINDS]
+)
 def test_heads_learn_planted_depths_and_rounding_changes_nothing(kind):
     (tokens, depths), (tests, wanted) = planted(32, 0), planted(16, 1)
     layers = 1 if kind == "linear" else STAGES

@@ -117,7 +117,9 @@ def planted(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens.astype(np.float32), cells.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind == "decoder" else []) for kind in KINDS]
+)
 def test_heads_learn_planted_classes_and_rounding_changes_nothing(kind):
     (tokens, masks), (tests, wanted) = planted(48, 0), planted(32, 1)
     head = segmenter(kind, 6, 3, 60)

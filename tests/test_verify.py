@@ -123,7 +123,11 @@ def test_a_version_without_golden_answers_gets_them_later(copy, run_program, cap
     assert run_program(verify.verify, verify.Settings, copy, "--record", "--model", "cats") == 0
     assert Manifest.from_json((copy / MANIFEST_FILE).read_text()).golden == "recorded"
     assert {log.request.model_spec.name for log in golden.read(copy / WARMUP_FILE)} == {"cats"}
-    assert {path.name for path in (copy / MANIFEST_FILE).parent.iterdir()} == {"vit22b.json", Path(WARMUP_FILE).name}
+    assert {path.name for path in (copy / MANIFEST_FILE).parent.iterdir()} == {
+        "README.md",
+        "vit22b.json",
+        Path(WARMUP_FILE).name,
+    }
     assert run_program(verify.verify, verify.Settings, copy) == 0
 
 
