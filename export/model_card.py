@@ -84,7 +84,8 @@ def _run(run: TrainingRun) -> Iterator[str]:
     """What a run learnt from, and how."""
     recipe, source = run.recipe, run.description.source or {}
     if not recipe:
-        yield f"- Weights of the family {source.get('family', 'unknown')}, imported; their own card says what they saw."
+        family = _text(source.get("family", "unknown"))
+        yield f"- Weights of the family {family}, imported; their own card says what they saw."
         return
     kind = "Locked-image tuning" if run.locked else "Training"
     start = "random weights" if run.from_nothing else f"the checkpoint of space {source.get('space_id', 'unknown')}"
@@ -101,7 +102,8 @@ def _evaluation(manifest: Manifest, report: ReportRows | None) -> Iterator[str]:
     if report is None:
         yield "No report was given at the export (`--report`), so that this card has no figures."
         return
-    yield f"By train/evaluate.py on {report.date}, of {_text(report.source)}. A protocol's id names its definition."
+    date, source = _text(report.date), _text(report.source)
+    yield f"By train/evaluate.py on {date}, of {source}. A protocol's id names its definition."
     if report.space_id != manifest.space_id:
         yield f"Measured on the weights in float32, space {report.space_id}, and not on these in {manifest.weights}."
     yield from ("", "| protocol | data | metric | value | 95% interval | chance | examples |")
@@ -119,7 +121,7 @@ def _row(row: ReportRow) -> str:
 
 def _limits(manifest: Manifest, runs: Sequence[TrainingRun], report: ReportRows | None) -> Iterator[str]:
     yield f"Vectors compare only within the space {manifest.space_id}; other models' vectors mean something else."
-    if any(run.recipe for run in runs):
+    if all(run.recipe for run in runs) and runs[-1].from_nothing:  # else others' weights have seen more
         yield (
             "It has seen the examples that are counted above and no others: what they do not show it has not learnt, "
             "and what they show one-sidedly it has learnt so."

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from train import pretrain
+from train.compute import Compute
 from train.hosts import Hosts, joined, on_first
 from train.optimizer import Optimizer
 from vit22b.checkpoint import load
@@ -290,7 +291,7 @@ class Training:
                 signals_every=0,
                 save_every=SAVE_EVERY,
                 optimizer=Optimizer(warmup=2, cooldown=2, peak=PEAK),
-                compute=pretrain.Compute(mesh="4x1"),
+                compute=Compute(mesh="4x1"),
             )
         )
         return self

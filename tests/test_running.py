@@ -176,6 +176,20 @@ def test_what_came_before_an_error_is_kept(context, tmp_path):
     assert (ran.outcomes, ran.cannot, ran.failed) == ((row(0.5),), None, "a bad mask")
 
 
+def test_a_training_that_diverges_ends_its_protocol_alone(context, tmp_path):
+    def diverges(_, __):
+        raise FloatingPointError("10 steps in a row")
+        yield
+
+    (task,) = tasks([protocol(diverges)], [make_set(tmp_path, "a")])
+    assert run(context, task).failed == "10 steps in a row"
+
+
+def test_a_mask_has_room_for_255_classes(tmp_path):
+    with pytest.raises(ValueError, match="`classes` has 256 names; a mask has room for 255"):
+        dataclasses.replace(make_set(tmp_path, "a", "segmentation"), classes=tuple(f"class {i}" for i in range(256)))
+
+
 def test_a_tower_is_asked_once_and_its_answers_are_kept_by_its_fingerprint(context, tmp_path):
     files = make_set(tmp_path, "a").part("test").files
     first = context.pooled(files)

@@ -95,7 +95,8 @@ class Lessons:
         if self.teacher_view == self.student:
             while True:
                 yield {}
-        view = training_batches(self.mixture, self.teacher_view, self.augment, order, rows=self.rows)
+        bad = BadRecords(1.0)  # the student's stream judges
+        view = training_batches(self.mixture, self.teacher_view, self.augment, order, rows=self.rows, bad=bad)
         with contextlib.closing(view):
             for batch in view:
                 yield {TEACHER_PIXELS: batch["pixels"]}

@@ -97,6 +97,8 @@ class EvaluationSet:
             raise ValueError("a class comes twice in `classes`; give each once")
         if self.kind != "depth" and not self.classes:
             raise ValueError(f"`classes` is empty; a set of kind {self.kind} needs the names of its classes")
+        if self.kind == "segmentation" and len(self.classes) > VOID:
+            raise ValueError(f"`classes` has {len(self.classes)} names; a mask has room for {VOID}, and {VOID} is void")
 
     def named(self, detail: str) -> tuple[str, ...]:
         """The texts of a detail that may be one of them or a list; none where there is no such detail.

@@ -105,6 +105,6 @@ def run(context: Context, task: Task) -> Ran:
             outcomes.append(outcome)  # noqa: PERF402 (what came before an error is kept)
     except CannotRun as missing:
         cannot = str(missing)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:  # the latter of a training that diverged
         failed = str(error)
     return Ran(task, tuple(outcomes), time.monotonic() - begin, cannot, failed)

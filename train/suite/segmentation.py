@@ -139,9 +139,9 @@ class TunedTower:
         descent = Descent(steps, TUNING_RATE, decay=0.01)
         start = {"image": self._image, "head": head}
         params = descend(self.loss, start, (self._pixels(train.files), labels), descent)
-        ask = jax.jit(functools.partial(self.logits, params))
+        ask = jax.jit(self.logits)
         pixels = self._pixels(test.files)
-        parts = [np.asarray(ask(pixels[at : at + _AT_ONCE])) for at in range(0, len(pixels), _AT_ONCE)]
+        parts = [np.asarray(ask(params, pixels[at : at + _AT_ONCE])) for at in range(0, len(pixels), _AT_ONCE)]
         return np.concatenate(parts), descent
 
     def _pixels(self, files: Sequence[Any]) -> npt.NDArray[np.uint8]:
