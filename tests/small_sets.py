@@ -59,13 +59,22 @@ def _classification(root, parts):
     _write(root / "digits" / "parity", [(pixels, {"labels": [even[name]]}) for pixels, name in parts["test"]])
     table = {kind: [name for name in NAMES if even[name] == kind] for kind in ("even", "odd")}
     (root / "digits" / "parity.json").write_text(json.dumps({"rule": "max", "classes": table}))
+    _noise(root / "digits" / "noise", len(parts["test"]))
     shifts = Shift("inverted", "dark on light"), Shift("parity", "even and odd", "parity.json")
     write_set(
         EvaluationSet(
             root / "digits", "digits", "classification", "MNIST", False, NAMES, ("digits",), shifts,
-            retrieval=True, details={"out_of_distribution": "../ink"},
+            retrieval=True, details={"out_of_distribution": "noise"},
         )
     )  # fmt: skip
+
+
+def _noise(folder, count):
+    """A set of no digits, below another's folder, where only that one finds it."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(256, size=(count, SIDE, SIDE)).astype(np.uint8)
+    _write(folder / "test", [(each, {"labels": ["noise"]}) for each in pixels])
+    write_set(EvaluationSet(folder, "noise", "classification", "a random generator", True, ("noise",)))
 
 
 def _groups(root, parts):
