@@ -74,7 +74,9 @@ def test_a_users_names_are_texts():
     ],
 )
 def test_little_or_much_can_be_drawn(kind, values):
-    ElementTree.fromstring(figures.svg(Plot("a/1", "b", kind, "t", values)))
+    root = ElementTree.fromstring(figures.svg(Plot("a/1", "b", kind, "t", values)))
+    assert root.tag.endswith("svg")
+    assert len(root)
 
 
 def test_descriptions_have_the_numbers():

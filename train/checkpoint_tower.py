@@ -62,14 +62,12 @@ class CheckpointTower:
 
     def logits(self, images: Sequence[Image]) -> Floats:
         """See Tower."""
-        if not self.config.classes:
-            raise ValueError(f"{self.source} has no head; train one with train/pretrain.py or train/finetune.py")
+        self._require_head()
         return self._run(images, ("logits",))["logits"]
 
     def pixel_logits(self, pixels: np.ndarray) -> Floats:
         """float32 [n, Y] of decoded images, uint8 [n, R, R, 3]."""
-        if not self.config.classes:
-            raise ValueError(f"{self.source} has no head; train one with train/pretrain.py or train/finetune.py")
+        self._require_head()
         return whole(self._function(("logits",), ())(self._params, pixels)["logits"])
 
     def texts(self, texts: Sequence[str]) -> Floats:
@@ -91,6 +89,10 @@ class CheckpointTower:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _require_head(self) -> None:
+        if not self.config.classes:
+            raise ValueError(f"{self.source} has no head; train one with train/pretrain.py or train/finetune.py")
 
     def _run(
         self, images: Sequence[Image], outputs: tuple[str, ...], layers: tuple[int, ...] = ()

@@ -17,7 +17,23 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class ReportRow:
-    """One number; train/suite/outcome.py says what the fields are."""
+    """One number.
+
+    Attributes:
+        protocol: id of the protocol, "linear-probe/1"; the number behind the slash changes with its definition.
+        data: the set, and where it is not its test part, a slash and the part: "emoji", "emoji/line_art".
+        metric: what was measured, "top1" for instance.
+        value: the number, a share of 1 where the metric is one.
+        better: whether more of it is better.
+        examples: how many it was measured on.
+        chance: the value of one who does not look at the image; None where there is no such thing.
+        interval: from, to: 95% of it; `interval_kind` says how it was made.
+        interval_kind: such as "Wilson" or "bootstrap over images"; None without an interval.
+        deviation: the standard deviation over `seeds` seeds; None for one seed.
+        seeds: how many seeds `value` is the mean of.
+        synthetic: whether the set's images were put together by a program.
+        settings: what else decides the number: shots, heads, alignment, what a sweep has chosen.
+    """
 
     protocol: str
     data: str

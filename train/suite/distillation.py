@@ -20,7 +20,7 @@ from train.state import Step
 from train.suite.context import Context
 from train.suite.fine_tuning import fine_tuned
 from train.suite.outcome import CannotRun, Outcome, Plot
-from train.suite.probes import training_part
+from train.suite.parts import training_part
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
 from train.suite.training_runs import AUGMENT, COMPUTE, asks, folder, optimizer, quiet, right
@@ -46,7 +46,7 @@ def distillation(context: Context, described: EvaluationSet) -> Iterator[Outcome
     settings = {
         "student": f"mu, {DEPTH} blocks, patch {_coarse(context.tower)}",
         "steps": effort.distil_steps,
-        "batch": BATCH,
+        "batch": _batch(described),
         "temperature": TEMPERATURE,
         "teacher": who,
     }
@@ -100,7 +100,7 @@ def _students(context: Context, described: EvaluationSet, teacher: Tower, label_
             temperature=TEMPERATURE,
             steps=steps,
             seed=seed,
-            batch=min(BATCH, len(part) // 2 * 2),
+            batch=_batch(described),
             augment=AUGMENT,
             optimizer=optimizer(PEAK, steps),
             compute=COMPUTE,
@@ -132,6 +132,11 @@ def _plot(data: str, taught: Doubles, distilled: Doubles, alone: Doubles, found:
         "label": "top-1 accuracy",
     }
     return Plot(DISTILLATION, data, "bars", title, values)
+
+
+def _batch(described: EvaluationSet) -> int:
+    """An even number, since mixup takes neighbours."""
+    return min(BATCH, len(training_part(described)) // 2 * 2)
 
 
 PROTOCOLS: tuple[Protocol, ...] = (

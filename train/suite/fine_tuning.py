@@ -16,7 +16,8 @@ from train.evaluators.accuracy import guessed, ranks, within
 from train.evaluators.intervals import paired_bootstrap
 from train.suite.context import Context
 from train.suite.outcome import CannotRun, Outcome
-from train.suite.probes import fitted, training_part
+from train.suite.parts import training_part
+from train.suite.probes import fitted
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
 from train.suite.training_runs import AUGMENT, COMPUTE, asks, folder, optimizer, quiet, right
@@ -39,7 +40,7 @@ def fine_tuning(context: Context, described: EvaluationSet) -> Iterator[Outcome]
         settings = {
             "resolution": tower.preprocess.resolution,
             "steps": context.effort.fine_tune_steps,
-            "batch": BATCH,
+            "batch": _batch(described),
             "layer_decay": LAYER_DECAY,
         }
     yield rows.row("top1", tuned, guessed(wanted), **settings)
@@ -74,7 +75,7 @@ def fine_tuned(context: Context, described: EvaluationSet) -> Path:
         resolution=before + image.patch,
         layer_decay=LAYER_DECAY,
         steps=steps,
-        batch=min(BATCH, len(part)),
+        batch=_batch(described),
         augment=AUGMENT,
         optimizer=optimizer(PEAK, steps),
         compute=COMPUTE,
@@ -98,6 +99,10 @@ def _probed(context: Context, described: EvaluationSet, checkpoint: Path) -> Pat
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(trained.step, {"params": {"image": trained.params["image"], "head": head}}, {}, description)
     return workdir
+
+
+def _batch(described: EvaluationSet) -> int:
+    return min(BATCH, len(training_part(described)))
 
 
 PROTOCOLS: tuple[Protocol, ...] = (

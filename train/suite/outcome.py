@@ -8,45 +8,22 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from vit22b.report_rows import ReportRow
+
 Better = Literal["more", "less", "neither"]
 PlotKind = Literal["curve", "reliability", "confusion", "overlays", "bars", "scatter"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One number.
+class Row(ReportRow):
+    """One number, as its protocol gives it; vit22b.report_rows.ReportRow has the fields that a report is read by.
 
     Attributes:
-        protocol: id of the protocol, "linear-probe/1"; the number behind the slash changes with its definition.
-        data: the set, and where it is not its test part, a slash and the part: "emoji", "emoji/line_art".
-        metric: what was measured, "top1" for instance.
-        value: the number, a share of 1 where the metric is one.
-        better: whether more of it is better.
-        examples: how many it was measured on.
-        chance: the value of one who does not look at the image; None where there is no such thing.
-        interval: from, to: 95% of it; `interval_kind` says how it was made.
-        interval_kind: such as "Wilson" or "bootstrap over images"; None without an interval.
-        deviation: the standard deviation over `seeds` seeds; None for one seed.
-        seeds: how many seeds `value` is the mean of.
-        synthetic: whether the set's images were put together by a program.
-        settings: what else decides the number: shots, heads, alignment, what a sweep has chosen.
         scores: one number for each example whose mean is `value`, in the order of the part, for paired comparisons;
             None where the value is no such mean.
     """
 
-    protocol: str
-    data: str
-    metric: str
-    value: float
     better: Better
-    examples: int
-    chance: float | None = None
-    interval: tuple[float, float] | None = None
-    interval_kind: str | None = None
-    deviation: float | None = None
-    seeds: int = 1
-    synthetic: bool = False
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -210,10 +210,10 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "segmentation",
         "Section 4.2, semantic segmentation",
         "Mean intersection over union of a linear head and of a light decoder (two 3x3 convolutions, four times the "
-        "grid) on frozen, standardised patch tokens, learnt by cross-entropy from 1/16, 1/8, 1/4, 1/2 and all of the "
-        "training images. Logits are resized bilinearly to the labels' own resolution; pixels are counted over the "
-        "whole test part, void ones left out; the mean is over classes that occur in labels or predictions. Chance is "
-        "the best constant class.",
+        "grid) on frozen patch tokens, standardised by all training images, learnt by cross-entropy from 1/16, 1/8, "
+        "1/4, 1/2 and all of them. Logits are resized bilinearly to the labels' own resolution; pixels are counted "
+        "over the whole test part, void ones left out; the mean is over classes that occur in labels or predictions. "
+        "Chance is the best constant class.",
         frozen,
     ),
     Protocol(
