@@ -157,13 +157,13 @@ def test_cues_conflict_and_every_pair_of_categories_comes_once(root):
     assert read_set(test.set.folder / described.details["classifier_set"]).classes == described.classes
 
 
-def test_stereo_has_depths_in_metres_and_its_halves_do_not_meet(root):
+def test_stereo_has_depths_in_metres_and_no_column_of_the_picture_is_in_both_parts(root):
     described = read_set(root / "stereo")
-    edges = {}
+    columns = {}
     for name, count in stereo.PIECES.items():
         part = described.part(name)
         assert len(part) == count
-        edges[name] = [left for _, left in part.column("corner")]
+        columns[name] = {left + column for _, left in part.column("corner") for column in range(SIDE)}
         for file, path in zip(part.files, part.paths("depth"), strict=True):
             metres = np.load(path)
             assert metres.dtype == np.float32
@@ -171,7 +171,8 @@ def test_stereo_has_depths_in_metres_and_its_halves_do_not_meet(root):
             assert (metres >= 0).all()
             assert (metres > 0).mean() > 0.5
             assert metres.max() < 6.2  # where the disparity is 0
-    assert max(edges["train"]) + SIDE <= min(edges["test"])
+    assert not columns["train"] & columns["test"]
+    assert min(columns["train"]) < min(columns["test"]) < max(columns["train"]) < max(columns["test"])
 
 
 def test_motion_has_clips_of_the_same_length_of_every_class(root):

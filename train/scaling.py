@@ -94,7 +94,7 @@ def stages(settings: Settings, size: str, patch: int) -> Iterator[Stage]:
     """Pretraining, locked-image tuning and evaluation of a model, each by the program that users run."""
     folder = settings.output / f"{size}-{patch}"
     images = settings.data / FOLDER
-    optimizer = ("--optimizer", "adamw", "--peak", "2e-3")
+    optimizer = ("--optimizer", "adamw", "--peak", "1e-3")
     steps, lit_steps = settings.steps, settings.lit_steps
     yield Stage(
         "pretrain",
