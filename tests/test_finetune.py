@@ -90,6 +90,7 @@ def test_a_checkpoint_with_frozen_parts_is_read_layer_by_layer(finetuned):
     layers = open_layers(finetuned)
     for name, leaf in leaves(load(finetuned).params).items():
         np.testing.assert_array_equal(np.concatenate([*layers.read(name)]).reshape(leaf.shape), leaf, err_msg=name)
+    assert layers.space_id == load(finetuned).space_id
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(finetuned, pretrained, digits, tmp_path):

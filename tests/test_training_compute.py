@@ -9,6 +9,7 @@ from vit22b import flops
 from vit22b.checkpoint import Checkpoints
 from vit22b.description import Description, read_description
 from vit22b.lineage import lineage
+from vit22b.stored_layers import open_layers
 
 
 @pytest.fixture
@@ -17,9 +18,10 @@ def moved(tuned, tmp_path):
     shutil.copytree(tuned, tmp_path / "lit")
     path = tmp_path / "lit" / "checkpoints" / "12" / "model" / "model.json"
 
-    def move(place):
+    def move(place, space_id=None):
         values = json.loads(path.read_text())
         values["source"]["checkpoint"] = str(place)
+        values["source"]["space_id"] = space_id or values["source"]["space_id"]
         path.write_text(json.dumps(values))
         return tmp_path / "lit"
 
@@ -55,7 +57,17 @@ def test_what_was_imported_is_not_known(tmp_path, moved):
         checkpoints.save(0, {"params": random_params(ZERO_SHOT)}, {"step": 0}, description)
     assert training_flops(tmp_path / "imported") is None
     assert lineage(tmp_path / "imported").missing is None
-    assert training_flops(moved(tmp_path / "imported" / "checkpoints" / "0")) is None
+    imported = tmp_path / "imported" / "checkpoints" / "0"
+    begun = moved(imported, open_layers(imported).space_id)
+    assert [run.folder for run in lineage(begun).runs] == [begun / "checkpoints" / "12", imported]
+    assert training_flops(begun) is None
+
+
+def test_another_checkpoint_in_the_place_of_the_source_is_no_origin(moved, tuned):
+    other = moved(tuned / "checkpoints" / "12")
+    assert lineage(other).missing == read_description(tuned).source["space_id"]
+    assert [run.folder for run in lineage(other).runs] == [other / "checkpoints" / "12"]
+    assert training_flops(other) is None
 
 
 def test_no_checkpoint_is_told(tmp_path):

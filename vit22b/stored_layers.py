@@ -15,6 +15,7 @@ from vit22b import stored
 from vit22b.checkpoint import Checkpoints, Weights
 from vit22b.description import FOLDER, Description, find_step, read_description
 from vit22b.model import abstract
+from vit22b.space import Space
 from vit22b.tree import Params, leaves
 
 
@@ -42,6 +43,17 @@ class Layers:
         """Reads a leaf in consecutive slabs of layers; see vit22b.stored.slabs."""
         item, saved = self.items[name]
         return stored.slabs(self.folder / item, saved, name)
+
+    @property
+    def space_id(self) -> str:
+        """The name of the space that it embeds in; reads every parameter, a layer at a time."""
+        of = self.description
+        space = Space(of.preprocess, of.config, of.tokenizer, "float32")
+        for name, leaf in sorted(leaves(self.shapes).items()):
+            space.begin(name, leaf)
+            for values in self.read(name):
+                space.add(values)
+        return space.id
 
 
 def open_layers(path: Path | str, weights: Weights = "auto") -> Layers:
