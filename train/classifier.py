@@ -28,12 +28,13 @@ from train.resume import identity, recipe
 from train.run import Run
 from train.state import Batch, Loss, Metrics, abstract_state, in_parts, init_state, make_step
 from train.task import Probe, Task, Work
-from vit22b import flops, model
+from train.training_compute import image_flops
+from vit22b import model
 from vit22b.description import Description
 from vit22b.execution import Execution
 from vit22b.preprocess import Preprocess
 from vit22b.sharding import batch_sharding, replicated
-from vit22b.tree import Params, merged
+from vit22b.tree import Params, leaves, merged
 
 Kind = Literal["sigmoid", "softmax"]
 Batches = Callable[[Order, BadRecords], Generator[Mapping[str, Any], None, None]]
@@ -224,7 +225,7 @@ def make_task(
             **learning.recipe,
         },
         learning_rate=schedule(settings.optimizer, settings.steps),
-        work=Work(image.sequence, flops.train(image, image.sequence)),
+        work=Work(image.sequence, image_flops(description.config, leaves(learning.locked).__contains__)),
         probe=probe(graph, preprocess, execution, accumulate),
         evaluators=evaluators(settings, description, learning, mesh),
         counts=lambda: {"bad_records": bad.count},
