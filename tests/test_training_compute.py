@@ -51,7 +51,7 @@ def test_tuning_costs_every_image_once_the_text_towers_steps_and_what_came_befor
         ((), 1.0, True),
         (("image/blocks/mlp_*",), 1 / 3, True),  # 2 D F of 4 D^2 + 2 D F, with F = 4 D
         (("image/blocks/*",), 0.0, True),  # the patches' projection is before them
-        (("image/blocks/*", "image/p*_p*", "image/position*"), 0.0, False),
+        (("image/blocks/*", "image/patch_projection/*", "image/position_embedding"), 0.0, False),
         (("image/*",), 0.0, False),
     ],
 )
