@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -127,14 +128,26 @@ def scores(
     preprocess: Preprocess,
     execution: Execution = Execution(),
     kind: Kind = "sigmoid",
+    among: Sequence[int] | None = None,
 ) -> Score:
-    """Of each image, [B]: what it loses by its labels (see label_loss), and whether the best class is a label."""
+    """Of each image, [B]: what it loses by its labels (see label_loss), and whether the best class is a label.
+
+    Args:
+        graph: of the model.
+        preprocess: of its images.
+        execution: how it runs.
+        kind: of the loss.
+        among: classes that the best one is looked for among; all if None. Where classes lie above others, those above
+            are the likelier: one of them would be best of nearly every image, and right.
+    """
+    chosen = slice(None) if among is None else np.asarray(among)
 
     def score(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         network = nnx.merge(graph, params)
         images = model.normalise(batch["pixels"], preprocess, execution.dtype)
         logits = network.embed_image(images, execution=execution)["logits"]
-        return {"loss": label_loss(kind, logits, batch["targets"]), "top1": hits(logits, batch["targets"])}
+        targets = batch["targets"]
+        return {"loss": label_loss(kind, logits, targets), "top1": hits(logits[:, chosen], targets[:, chosen])}
 
     return score
 

@@ -72,7 +72,8 @@ def lineage(checkpoint: Path) -> Lineage:
     workdir, step = find_step(checkpoint)
     with Checkpoints(workdir) as checkpoints:
         data = checkpoints.data(step)
-    run = TrainingRun(workdir / FOLDER / str(step), read_description(checkpoint), data)
+    folder = workdir / FOLDER / str(step)
+    run = TrainingRun(folder, read_description(folder), data)
     source = run.description.source
     if run.from_nothing or not run.recipe or source is None:
         return Lineage((run,))

@@ -67,11 +67,12 @@ def open_layers(path: Path | str, weights: Weights = "auto") -> Layers:
         ValueError: as vit22b.checkpoint.load.
     """
     workdir, step = find_step(path)
-    description = read_description(path)
+    folder = workdir / FOLDER / str(step)
+    description = read_description(folder)  # training may have saved another one meanwhile
     _, shapes = abstract(description.config)
     with Checkpoints(workdir) as checkpoints:
         parts = checkpoints.sources(step, shapes, weights)
         saved = checkpoints.compare(step, parts, beside=parts.get("ema"))
     items = {name: (item, saved[item]) for item, part in parts.items() for name in leaves(part)}
     source = "ema" if "ema" in parts else "params"
-    return Layers(description, step, source, shapes, workdir / FOLDER / str(step), items)
+    return Layers(description, step, source, shapes, folder, items)
