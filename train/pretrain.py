@@ -38,7 +38,8 @@ class Settings(Supervised, Architecture):
     """First value of the head's bias; -log(classes - 1) is the prior of one label an image."""
     hierarchy: Path | None = None
     """Table of the classes above classes (train/hierarchy.py): a label stands for all that is above it too, in training
-    and in --eval_data, and top-1 is among the classes with none below them. A .json of {"class": ["class above it"]}, or a .tsv with a class and one above it on a line."""
+    and in --eval_data, and top-1 is of the classes that are above none. A .json of {"class": ["class above it"]}, or a
+    .tsv with a class and one above it on a line."""
     steps: int = 177_000
     batch: int = 65_536
 
