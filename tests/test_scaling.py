@@ -9,10 +9,11 @@ import pytest
 
 from tests import sample_reports
 from tests.artefacts import ROOT
-from train import evaluate, lit, pretrain, scaling
+from train import evaluate, lit, pretrain, scaling, stage
 from train.reports import document
 from train.reports.comparison import compared
-from train.scaling import Settings, Stage, run_stages, stages
+from train.scaling import Settings, stages
+from train.stage import JOURNAL, Stage, run_stages
 from vit22b.folder import Record, write_metadata
 from vit22b.program import Interrupted
 
@@ -157,7 +158,7 @@ def test_a_journal_of_finished_stages_alone_which_had_all_data_is_understood(mad
     todo = made()
     ran(todo)
     old = {stage.name: {"command": stage.command, "data": DATA} for stage in todo}
-    (tmp_path / "model" / scaling.JOURNAL).write_text(json.dumps(old))
+    (tmp_path / "model" / JOURNAL).write_text(json.dumps(old))
     assert ran(todo) == []
 
 
@@ -196,7 +197,7 @@ sys.exit(code)
 SCALING = """
 import dataclasses, sys
 from pathlib import Path
-from train import scaling
+from train.stage import Stage, run_stages
 from vit22b import program
 @dataclasses.dataclass
 class Settings:
@@ -205,9 +206,9 @@ class Settings:
 def scale(settings):
     workdir = settings.folder / "model" / "training"
     command = (str(settings.folder / "training.py"), str(workdir), str(settings.code))
-    behind = scaling.Stage("behind", ("none.py",), settings.folder)
-    training = scaling.Stage("training", command, workdir / "saved", workdir)
-    scaling.run_stages(settings.folder / "model", [training, behind], {"pretraining": "1"})
+    behind = Stage("behind", ("none.py",), settings.folder)
+    training = Stage("training", command, workdir / "saved", workdir)
+    run_stages(settings.folder / "model", [training, behind], {"pretraining": "1"})
 program.run(scale, Settings, None)
 """
 
@@ -232,7 +233,7 @@ def test_a_training_saves_before_an_interrupt_ends_it_all(tmp_path, number, code
     (line,) = err.splitlines()
     expected = "was told to stop and has saved what it had" if code else "stopped, training is finished"
     assert expected in line
-    noted = json.loads((tmp_path / "model" / scaling.JOURNAL).read_text())
+    noted = json.loads((tmp_path / "model" / JOURNAL).read_text())
     assert {name: each["finished"] for name, each in noted.items()} == {"training": code == 0}
 
 
@@ -258,7 +259,7 @@ def test_all_models_end_in_one_figure(tmp_path, monkeypatch, capsys):
         stage.leaves.touch()
         return False
 
-    monkeypatch.setattr(scaling, "_run", run)
+    monkeypatch.setattr(stage, "_run", run)
     scaling.scale(settings)
     scaling.scale(settings)
     assert ran == ["pretrain.py", "lit.py", "evaluate.py"] * 2
