@@ -111,9 +111,9 @@ def _noted(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _is_finished(noted: Mapping[str, Any]) -> bool:
+def _is_finished(noted: Mapping[str, Any] | None) -> bool:
     """Once, only what was finished was noted."""
-    return bool(noted.get("finished", True))
+    return noted is not None and bool(noted.get("finished", True))
 
 
 def _write_notes(folder: Path, noted: Mapping[str, Any]) -> None:
