@@ -81,6 +81,12 @@ EVAL_LIT := --steps 120 --batch 256 --vocabulary 1000 --log_every 40 --optimizer
 eval: .venv/.eval ## train a small tower and judge it by every protocol of the paper; writes build/eval/report.json and .html
 	python=$(BIN)/python
 	$$python train/evaluation_data.py --output $(EVAL)/sets
+	# A training knows its images by their number and a few names: of other images it is begun anew.
+	images=$$(find $(EVAL)/sets/pretraining -type f | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum)
+	if [ "$$images" != "$$(cat $(EVAL)/trained_on 2> /dev/null)" ]; then
+	  rm -rf $(EVAL)/pretrain $(EVAL)/lit
+	  echo "$$images" > $(EVAL)/trained_on
+	fi
 	$$python train/pretrain.py --data $(EVAL)/sets/pretraining --workdir $(EVAL)/pretrain $(EVAL_PRETRAIN)
 	$$python train/lit.py --checkpoint $(EVAL)/pretrain --data $(EVAL)/sets/pretraining --workdir $(EVAL)/lit $(EVAL_LIT)
 	$$python train/evaluate.py --source checkpoint:$(EVAL)/lit --data $(EVAL)/sets --output $(EVAL)

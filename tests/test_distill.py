@@ -9,6 +9,7 @@ import pytest
 
 from tests.towers import PREPROCESS
 from train import distill, mixup, mnist, pretrain
+from train.compute import Compute
 from train.divergence import divergence
 from train.feed import local_rows
 from train.input import Augment, BadRecords, Order
@@ -19,6 +20,7 @@ from train.optimizer import Optimizer
 from train.teaching import TEACHER_PIXELS, Lessons, answers_to_views
 from train.tower_opening import open_tower
 from train.views import StoredViews, view_batches
+from vit22b import stored
 from vit22b.checkpoint import load
 from vit22b.folder import read_folder, write_metadata
 from vit22b.preprocess import Preprocess
@@ -299,6 +301,25 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(pretrained, digits, tmp_path
     assert found.description.source == source
     assert {"divergence", "agreement", "train_top1"} <= set(logged(whole)[0])
     assert set(found.params) == {"image", "head"}
+
+
+def test_a_teachers_weights_are_read_once_and_onto_the_mesh(pretrained, digits, tmp_path, monkeypatch):
+    devices, read = [], stored.read
+
+    def seen(folder, saved, target):
+        devices.append({len(leaf.sharding.device_set) if leaf.sharding else 1 for leaf in jax.tree.leaves(target)})
+        return read(folder, saved, target)
+
+    monkeypatch.setattr(stored, "read", seen)
+    run = settings(pretrained, digits, tmp_path, compute=Compute(mesh="4x2"))
+    with open_tower(run.teacher) as teacher:
+        task = distill.make_task(run, open_mixture(run.data), teacher, run.compute.make_mesh())
+        assert devices == [{8}]
+        assert task.description.source["space_id"] == teacher.space_id
+    with open_tower(run.teacher) as asked:  # by a protocol, before it teaches
+        assert (asked.space_id, asked.fingerprint) == (teacher.space_id, teacher.fingerprint)
+        distill.make_task(run, open_mixture(run.data), asked, run.compute.make_mesh())
+    assert devices == [{8}, {1}]
 
 
 def test_a_run_with_stored_views_goes_on_without_asking_the_teacher(pretrained, digits, tmp_path, monkeypatch):

@@ -73,7 +73,9 @@ def test_a_set_that_is_broken_is_told_and_the_others_are_judged(tuned, digits, t
     metadata = sets / "ink" / "test" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace('"zero"', '"nought"'))
     output = tmp_path / "out"
+    (output / "scratch" / "a training's").mkdir(parents=True)  # as a run leaves it
     assert evaluate.evaluate(settings(str(tuned), sets, output, "nearest-neighbours/1")) == 1
+    assert not (output / "scratch").exists()
     assert "has the labels ['nought']; expected one of the 10 classes" in capsys.readouterr().out
     report = document.read(output / "report.json")
     assert {row.data for row in report.rows} == {"digits"}

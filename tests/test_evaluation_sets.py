@@ -416,6 +416,20 @@ def test_the_train_parts_are_gathered_without_being_copied(tmp_path):
     assert gather(tmp_path) == 6
 
 
+def test_images_that_changed_under_their_names_are_gathered_anew(tmp_path):
+    finish(tiny(tmp_path / "emoji"))
+    assert gather(tmp_path) == 2
+    with whole_folder(tmp_path / "emoji") as again:
+        finish(tiny(again))
+    assert gather(tmp_path) is None
+    with whole_folder(tmp_path / "emoji") as other:
+        finish(tiny(other))
+        Image.new("L", (8, 8), 7).save(other / "train" / "black.png")
+    assert gather(tmp_path) == 2
+    of_set, gathered = (tmp_path / "emoji" / "train" / "black.png", tmp_path / FOLDER / "emoji" / "black.png")
+    assert gathered.read_bytes() == of_set.read_bytes()
+
+
 def test_a_folder_of_ones_own_and_a_lack_of_sets_are_told(tmp_path):
     with pytest.raises(ValueError, match="has none of the sets emoji, digits, photos"):
         gather(tmp_path)

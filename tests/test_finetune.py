@@ -14,7 +14,7 @@ from train.layer_rates import frozen, scaled
 from train.mixture import open_mixture
 from train.optimizer import Optimizer, make
 from vit22b import model
-from vit22b.checkpoint import load
+from vit22b.checkpoint import Checkpoints, load
 from vit22b.config import ModelConfig
 from vit22b.embedder import embed_files
 from vit22b.folder import read_folder
@@ -90,6 +90,7 @@ def test_a_checkpoint_with_frozen_parts_is_read_layer_by_layer(finetuned):
     layers = open_layers(finetuned)
     for name, leaf in leaves(load(finetuned).params).items():
         np.testing.assert_array_equal(np.concatenate([*layers.read(name)]).reshape(leaf.shape), leaf, err_msg=name)
+    assert layers.space_id == load(finetuned).space_id
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(finetuned, pretrained, digits, tmp_path):
@@ -172,6 +173,21 @@ def test_a_tree_is_divided_by_names_and_merged_again():
     both = leaves(merged(chosen, others))
     assert all(both[name] is leaf for name, leaf in leaves(params).items())
     assert set(both) == set(leaves(params))
+
+
+def test_a_step_that_is_saved_meanwhile_is_not_begun_with(pretrained, digits, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(pretrained, source)
+    run = settings(source, digits, tmp_path / "work", resolution=None, freeze=("image/*",))
+    task = finetune.make_task(run, open_mixture(run.data), run.compute.make_mesh())
+    begun = load(source)
+    later = jax.tree.map(lambda leaf: leaf + 1, begun.params)
+    with Checkpoints(source) as checkpoints:
+        checkpoints.save(13, {"params": later}, {"step": 13}, begun.description)
+    assert load(source).step == 13
+    assert task.description.source == {"checkpoint": str(source / "checkpoints" / "12"), "space_id": begun.space_id}
+    for name, leaf in leaves(merged(task.locked, task.init().params)).items():
+        np.testing.assert_array_equal(leaf, leaves(begun.params)[name], err_msg=name)
 
 
 @pytest.mark.parametrize(

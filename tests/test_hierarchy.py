@@ -10,6 +10,7 @@ from train.input import Order
 from train.mixture import Mixture, open_mixture
 from train.optimizer import Optimizer
 from train.sources.example import Example
+from vit22b.folder import read_folder
 from vit22b.sharding import make_mesh
 
 DIGITS = [name.lower() for name in CLASSES]
@@ -66,6 +67,12 @@ def test_the_examples_of_a_mixture_are_flattened_and_its_classes_grow(table):
     assert flat.sources[1][0].labels == ("pet",)
     assert (len(flat), flat.shares, flat.sources[0].name(1)) == (3, (2, 1), "image 1")
     assert mixture.sources[0][0].labels == ("beagle",)
+
+
+def test_the_lowest_classes_are_above_none_of_the_others(table):
+    hierarchy = read_hierarchy(table)
+    assert hierarchy.lowest(hierarchy.flattened(["dog", "tabby"])) == (0, 1)
+    assert hierarchy.lowest(hierarchy.flattened(["dog", "tabby", "beagle"])) == (1, 2)
 
 
 def test_lines_and_json_say_the_same_whatever_their_order(table, tmp_path):
@@ -154,6 +161,31 @@ def test_pretraining_continues_with_the_same_table_wherever_it_lies(digits, tmp_
     table["one"] = ["even"]
     changed = task("changed.json").recipe
     assert {name for name in changed if changed[name] != first.recipe[name]} == {"hierarchy"}
+
+
+def test_who_only_knows_what_is_above_has_no_top1(digits, tmp_path):
+    """The head says "number" of every image, and of the digits always zero."""
+    (tmp_path / "table.json").write_text(json.dumps({name: ["number"] for name in DIGITS}))
+    settings = pretrain.Settings(
+        data=(str(digits / "train"),),
+        eval_data=digits / "heldout",
+        workdir=tmp_path / "run",
+        size="mu",
+        steps=2,
+        batch=8,
+        optimizer=Optimizer(warmup=1, cooldown=1),
+        hierarchy=tmp_path / "table.json",
+    )
+    hierarchy = read_hierarchy(settings.hierarchy)
+    task = pretrain.make_task(settings, hierarchy.over(open_mixture(settings.data)), make_mesh(), hierarchy)
+    labels = task.description.labels
+    params = task.init().params
+    bias = np.zeros(len(labels), np.float32)
+    bias[labels.index("zero")], bias[labels.index("number")] = 1, 2
+    params["head"] = {"kernel": np.zeros_like(params["head"]["kernel"]), "bias": bias}
+    zeros = [record.labels == ("zero",) for record in read_folder(digits / "heldout").records]
+    assert 0 < np.mean(zeros) < 1
+    assert task.evaluators["eval"](params)["top1"] == pytest.approx(np.mean(zeros))
 
 
 def test_a_table_that_lacks_a_class_is_told_before_anything_is_trained(digits, tmp_path):

@@ -1,14 +1,21 @@
 import json
-from pathlib import Path
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from tests import sample_reports
-from train import evaluate, lit, pretrain, scaling
+from tests.artefacts import ROOT
+from train import evaluate, lit, pretrain, scaling, stage
 from train.reports import document
 from train.reports.comparison import compared
-from train.scaling import Settings, Stage, run_stages, stages
-from vit22b.folder import write_metadata
+from train.scaling import Settings, stages
+from train.stage import JOURNAL, Stage, run_stages
+from vit22b.folder import Record, write_metadata
+from vit22b.program import Interrupted
 
 
 def command_line(program, stage):
@@ -52,60 +59,182 @@ def test_the_protocols_that_are_plotted_are_there():
     assert set(named) <= {protocol.id for protocol in PROTOCOLS}
 
 
+# A stage's program: leaves its file, unless a code is there to exit with.
+PROGRAM = """
+import sys
+from pathlib import Path
+program, leaves = Path(sys.argv[0]), Path(sys.argv[1])
+with open(program.parent / "ran", "a") as file:
+    print(program.name, file=file)
+leaves.parent.mkdir(parents=True, exist_ok=True)
+if (code := program.with_suffix(".code")).exists():
+    sys.exit(int(code.read_text()))
+leaves.touch()
+"""
+DATA = {"pretraining": "1", "emoji": "1"}
+
+
 @pytest.fixture
-def started(monkeypatch):
-    """The programs that were started; each leaves its file, and exits with what `codes` says of it."""
-    from types import SimpleNamespace
+def made(tmp_path):
+    """Makes the stages of the folder `model`: the trainings a and b, and c."""
+    for name in "abc":
+        (tmp_path / f"{name}.py").write_text(PROGRAM)
 
-    ran, codes = [], {}
+    def make(flag="1"):
+        work = {name: tmp_path / "model" / name for name in "abc"}
+        commands = {name: (str(tmp_path / f"{name}.py"), str(work[name] / "done"), flag) for name in "abc"}
+        return [
+            Stage(name, commands[name], work[name] / "done", work[name] if name in "ab" else None) for name in "abc"
+        ]
 
-    def start(command, check):
-        assert not check
-        name = Path(command[1]).name
-        ran.append(name)
-        if name not in codes:
-            Path(command[2]).parent.mkdir(parents=True, exist_ok=True)
-            Path(command[2]).touch()
-        return SimpleNamespace(returncode=codes.get(name, 0))
-
-    monkeypatch.setattr(scaling.subprocess, "run", start)
-    return SimpleNamespace(ran=ran, codes=codes)
+    return make
 
 
-def made(folder, flag="1"):
-    return [Stage(name, (f"{name}.py", str(folder / name / "done"), flag), folder / name / "done") for name in "abc"]
+@pytest.fixture
+def ran(tmp_path):
+    """Runs stages; the names of the programs that were started for it."""
+
+    def run(todo, data=DATA):
+        (tmp_path / "ran").write_text("")
+        try:
+            run_stages(tmp_path / "model", todo, data)
+        finally:
+            run.names = (tmp_path / "ran").read_text().split()
+        return run.names
+
+    return run
 
 
-def test_what_is_finished_is_not_done_again(started, tmp_path):
-    run_stages(tmp_path, made(tmp_path), {"set": "1"})
-    run_stages(tmp_path, made(tmp_path), {"set": "1"})
-    assert started.ran == ["a.py", "b.py", "c.py"]
+def test_what_is_finished_is_not_done_again(made, ran):
+    assert ran(made()) == ["a.py", "b.py", "c.py"]
+    assert ran(made()) == []
 
 
-def test_other_flags_other_data_or_a_missing_file_begin_again_with_all_that_is_behind(started, tmp_path):
-    run_stages(tmp_path, made(tmp_path), {"set": "1"})
-    started.ran.clear()
-    run_stages(tmp_path, made(tmp_path, flag="2"), {"set": "1"})
-    assert started.ran == ["a.py", "b.py", "c.py"]
-    started.ran.clear()
-    run_stages(tmp_path, made(tmp_path, flag="2"), {"set": "2"})
-    assert started.ran == ["a.py", "b.py", "c.py"]
-    started.ran.clear()
-    (tmp_path / "b" / "done").unlink()
-    run_stages(tmp_path, made(tmp_path, flag="2"), {"set": "2"})
-    assert started.ran == ["b.py", "c.py"]
+def test_a_missing_file_begins_again_with_all_that_is_behind(made, ran, tmp_path):
+    ran(made())
+    (tmp_path / "model" / "b" / "done").unlink()
+    assert ran(made()) == ["b.py", "c.py"]
+    assert ran(made()) == []
+
+
+def test_other_sets_to_judge_on_are_judged_on_alone(made, ran):
+    ran(made())
+    assert ran(made(), {**DATA, "emoji": "2"}) == ["c.py"]
+    assert ran(made(), {**DATA, "emoji": "2"}) == []
+
+
+@pytest.mark.parametrize(("flag", "images"), [("2", "1"), ("1", "2")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_by_another_command_or_on_other_images_is_refused_and_not_continued(
+    made, ran, tmp_path, flag, images, finished
+):
+    if not finished:
+        (tmp_path / "b.code").write_text("75")
+        with pytest.raises(Interrupted):
+            ran(made())
+        (tmp_path / "b.code").unlink()
+    else:
+        ran(made())
+    other, data = made(flag), {**DATA, "pretraining": images}
+    folders = [tmp_path / "model" / name for name in "ab"]
+    with pytest.raises(ValueError, match=f"{folders[0]} {folders[1]}: .* was begun with these settings on these data"):
+        ran(other, data)
+    assert ran.names == []
+    shutil.rmtree(folders[0])
+    with pytest.raises(ValueError, match=f"^{folders[1]}: "):
+        ran(other, data)
+    shutil.rmtree(folders[1])
+    assert ran(other, data) == ["a.py", "b.py", "c.py"]
+
+
+def test_a_training_that_the_journal_does_not_know_is_refused(made, ran, tmp_path):
+    (tmp_path / "model" / "a").mkdir(parents=True)
+    with pytest.raises(ValueError, match="remove it, or give another --output"):
+        ran(made())
+    assert ran.names == []
+
+
+def test_a_journal_of_finished_stages_alone_which_had_all_data_is_understood(made, ran, tmp_path):
+    todo = made()
+    ran(todo)
+    old = {stage.name: {"command": stage.command, "data": DATA} for stage in todo}
+    (tmp_path / "model" / JOURNAL).write_text(json.dumps(old))
+    assert ran(todo) == []
 
 
 @pytest.mark.parametrize(
-    ("code", "message"), [(1, r"b\.py failed \(exit code 1\)"), (0, "failed"), (75, "was told to stop and has saved")]
+    ("code", "error", "message"),
+    [
+        (1, ChildProcessError, r"b\.py failed \(exit code 1\)"),
+        (0, ChildProcessError, "failed"),
+        (75, Interrupted, "was told to stop and has saved"),
+    ],
 )
-def test_a_program_that_fails_or_stops_ends_it_and_the_same_command_goes_on(started, tmp_path, code, message):
-    started.codes["b.py"] = code
-    with pytest.raises(ChildProcessError, match=message):
-        run_stages(tmp_path, made(tmp_path), {})
-    started.codes.clear()
-    run_stages(tmp_path, made(tmp_path), {})
-    assert started.ran == ["a.py", "b.py", "b.py", "c.py"]
+def test_a_program_that_fails_or_stops_ends_it_and_the_same_command_goes_on(made, ran, tmp_path, code, error, message):
+    (tmp_path / "b.code").write_text(str(code))
+    with pytest.raises(error, match=message):
+        ran(made())
+    assert ran.names == ["a.py", "b.py"]
+    (tmp_path / "b.code").unlink()
+    assert ran(made()) == ["b.py", "c.py"]
+
+
+# A training that takes a second to save, and one that is told by the step that is its last.
+TRAINING = """
+import sys, time
+from pathlib import Path
+from train.stop import StopSignal
+workdir, code = Path(sys.argv[1]), int(sys.argv[2])
+with StopSignal() as stop:
+    print("training", flush=True)
+    while not stop.now():
+        time.sleep(0.01)
+    time.sleep(1)
+    workdir.mkdir(parents=True)
+    (workdir / "saved").touch()
+sys.exit(code)
+"""
+SCALING = """
+import dataclasses, sys
+from pathlib import Path
+from train.stage import Stage, run_stages
+from vit22b import program
+@dataclasses.dataclass
+class Settings:
+    folder: Path
+    code: int
+def scale(settings):
+    workdir = settings.folder / "model" / "training"
+    command = (str(settings.folder / "training.py"), str(workdir), str(settings.code))
+    behind = Stage("behind", ("none.py",), settings.folder)
+    training = Stage("training", command, workdir / "saved", workdir)
+    run_stages(settings.folder / "model", [training, behind], {"pretraining": "1"})
+program.run(scale, Settings, None)
+"""
+
+
+@pytest.mark.parametrize("code", [75, 0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_saves_before_an_interrupt_ends_it_all(tmp_path, number, code):
+    """SIGINT comes to all processes of a terminal, SIGTERM to the one that is named."""
+    (tmp_path / "training.py").write_text(TRAINING)
+    command = [sys.executable, "-c", SCALING, "--folder", tmp_path, "--code", str(code)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True) as process:
+        assert "training" in process.stdout.readline()  # what is started
+        assert process.stdout.readline() == "training\n"
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        out, err = process.communicate(timeout=50)
+    assert (process.returncode, out) == (130, "")
+    assert (tmp_path / "model" / "training" / "saved").exists()
+    (line,) = err.splitlines()
+    expected = "was told to stop and has saved what it had" if code else "stopped, training is finished"
+    assert expected in line
+    noted = json.loads((tmp_path / "model" / JOURNAL).read_text())
+    assert {name: each["finished"] for name, each in noted.items()} == {"training": code == 0}
 
 
 def test_it_leaves_the_figure_the_page_and_the_numbers(tmp_path):
@@ -116,22 +245,31 @@ def test_it_leaves_the_figure_the_page_and_the_numbers(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["names"] == ["a", "b"]
 
 
-def test_all_models_end_in_one_figure(started, tmp_path, monkeypatch, capsys):
+def test_all_models_end_in_one_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scaling, "find_sets", lambda *_: ())
     (tmp_path / "sets" / "pretraining").mkdir(parents=True)
     write_metadata(tmp_path / "sets" / "pretraining", [])
-    settings = Settings(output=tmp_path / "out", data=tmp_path / "sets", sizes=("mu", "Ti"))
-    for size, patch in settings.members:
-        folder = settings.output / f"{size}-{patch}"
-        for stage in stages(settings, size, patch):
-            stage.leaves.parent.mkdir(parents=True, exist_ok=True)
-            stage.leaves.touch()
-        document.write(sample_reports.report(f"checkpoint:{size}"), scaling.report_of(folder))
-    monkeypatch.setattr(scaling, "_run", lambda stage: started.ran.append(stage.command[0]))
+    settings, ran = Settings(output=tmp_path / "out", data=tmp_path / "sets", sizes=("mu", "Ti")), []
+
+    def run(stage):
+        ran.append(stage.command[0])
+        stage.leaves.parent.mkdir(parents=True, exist_ok=True)
+        if stage.name == "evaluate":
+            document.write(sample_reports.report(f"checkpoint:{stage.leaves.parts[-3]}"), stage.leaves)
+        stage.leaves.touch()
+        return False
+
+    monkeypatch.setattr(stage, "_run", run)
     scaling.scale(settings)
     scaling.scale(settings)
-    assert started.ran == ["pretrain.py", "lit.py", "evaluate.py"] * 2
+    assert ran == ["pretrain.py", "lit.py", "evaluate.py"] * 2
     assert "2 models" in capsys.readouterr().out
+    ran.clear()
+    shutil.rmtree(settings.output / "mu-16")
+    write_metadata(tmp_path / "sets" / "pretraining", [Record(tmp_path, "other.png")])
+    with pytest.raises(ValueError, match=str(settings.output / "Ti-16" / "pretrain")):
+        scaling.scale(settings)
+    assert ran == []  # nor an hour of mu, before Ti is refused
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_what_cannot_be_trained_is_told(protocol, tower, effort, reason, small, 
     assert not ran.outcomes
     assert ran.failed is None
     assert reason in ran.cannot
+
+
+def test_a_class_without_a_training_image_has_no_probe_to_begin_from(pretrained, small, tmp_path):
+    """Else a new head would stand in the probe's place, and nobody would be told."""
+    shutil.copytree(small.folder, tmp_path / "set")
+    records = [record for record in read_folder(tmp_path / "set" / "train").records if record.labels != ("five",)]
+    write_metadata(tmp_path / "set" / "train", records)
+    described = dataclasses.replace(small, folder=tmp_path / "set")
+    ran = run(Context(PlantedTower(checkpoint=pretrained), EFFORT, tmp_path), Task(BY_ID[FINE_TUNING], described))
+    assert not ran.outcomes
+    assert f"1 of 10 classes have no training image, the first is number {small.classes.index('five')}" in ran.cannot
 
 
 def test_a_head_is_read_by_the_names_of_its_classes(small):

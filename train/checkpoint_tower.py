@@ -12,13 +12,15 @@ from typing import Any, Self
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from train.tower import Floats, Image, TowerFeatures
-from vit22b.checkpoint import load
-from vit22b.description import find_step
+from vit22b.checkpoint import Trained, load
+from vit22b.description import find_step, read_description
 from vit22b.execution import Execution
 from vit22b.image import image_batches
 from vit22b.model import abstract, normalise
+from vit22b.sharding import RULES, Rules, param_shardings
 from vit22b.tokenizer import Tokenizer
 from vit22b.tree import Params, leaves, whole
 
@@ -26,29 +28,52 @@ BATCH = 64  # images at once: a batch of all tokens and some layers of a small t
 
 
 class CheckpointTower:
-    """A trained model, read from a checkpoint; see train.tower.Tower for what it answers."""
+    """A trained model, read from a checkpoint; see train.tower.Tower for what it answers.
+
+    Its weights are read once, by the first who needs them: space_id and fingerprint do, too.
+    """
 
     def __init__(self, path: Path, execution: Execution = Execution()) -> None:
-        """Reads the checkpoint: a work directory, its latest step then, or a step in it.
+        """Opens the checkpoint: a work directory, its latest step then, or a step in it.
 
         Raises:
-            ValueError: no checkpoint of ours; see vit22b.checkpoint.load.
+            ValueError: no checkpoint of ours; see vit22b.description.find_step.
         """
         workdir, step = find_step(path)
         self.step = step
-        trained = load(workdir / "checkpoints" / str(step))  # training may have saved another meanwhile
-        description = trained.description
         self.source, self.checkpoint = f"checkpoint:{path}", workdir / "checkpoints" / str(step)
+        description = read_description(self.checkpoint)  # training may have saved another meanwhile
         self.config, self.preprocess, self.labels = description.config, description.preprocess, description.labels
         self.layers = tuple(range(self.config.image.depth))
-        self.space_id = trained.space_id
-        self.fingerprint: str | None = f"{self.space_id}-{_digest(trained.params.get('head', {}))}"
-        if (dtype := np.dtype(execution.dtype)) != np.float32:
-            self.fingerprint += f"-{dtype.name}"
         self._tokenizer = Tokenizer.from_json(description.tokenizer) if description.tokenizer else None
-        self._params, self._execution = trained.params, execution
+        self._trained: Trained | None = None
+        self._execution = execution
         self._graph, _ = abstract(self.config)
         self._compiled: dict[tuple[str, ...], Callable[..., Any]] = {}
+
+    @functools.cached_property
+    def space_id(self) -> str:
+        """See Tower; raises as vit22b.checkpoint.load where the weights are read for it."""
+        return self._read().space_id
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """See Tower; raises as space_id."""
+        found = f"{self.space_id}-{_digest(self._params.get('head', {}))}"
+        dtype = np.dtype(self._execution.dtype)
+        return found if dtype == np.float32 else f"{found}-{dtype.name}"
+
+    def placed(self, mesh: Mesh, rules: Rules = RULES) -> Params:
+        """The weights on a mesh: read onto it where they were not read yet, else brought there.
+
+        Raises:
+            ValueError: see vit22b.checkpoint.load.
+        """
+        if self._trained is None:
+            self._trained = load(self.checkpoint, mesh, rules=rules)
+            return self._trained.params
+        placed: Params = jax.device_put(self._params, param_shardings(self._params, mesh, rules))
+        return placed
 
     def features(self, images: Sequence[Image], *, tokens: bool = False, layers: Sequence[int] = ()) -> TowerFeatures:
         """See Tower."""
@@ -89,6 +114,15 @@ class CheckpointTower:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _read(self) -> Trained:
+        if self._trained is None:
+            self._trained = load(self.checkpoint)
+        return self._trained
+
+    @property
+    def _params(self) -> Params:
+        return self._read().params
 
     def _require_head(self) -> None:
         if not self.config.classes:

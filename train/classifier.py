@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -28,12 +29,13 @@ from train.resume import identity, recipe
 from train.run import Run
 from train.state import Batch, Loss, Metrics, abstract_state, in_parts, init_state, make_step
 from train.task import Probe, Task, Work
-from vit22b import flops, model
+from train.training_compute import image_flops
+from vit22b import model
 from vit22b.description import Description
 from vit22b.execution import Execution
 from vit22b.preprocess import Preprocess
 from vit22b.sharding import batch_sharding, replicated
-from vit22b.tree import Params, merged
+from vit22b.tree import Params, leaves, merged
 
 Kind = Literal["sigmoid", "softmax"]
 Batches = Callable[[Order, BadRecords], Generator[Mapping[str, Any], None, None]]
@@ -126,14 +128,26 @@ def scores(
     preprocess: Preprocess,
     execution: Execution = Execution(),
     kind: Kind = "sigmoid",
+    among: Sequence[int] | None = None,
 ) -> Score:
-    """Of each image, [B]: what it loses by its labels (see label_loss), and whether the best class is a label."""
+    """Of each image, [B]: what it loses by its labels (see label_loss), and whether the best class is a label.
+
+    Args:
+        graph: of the model.
+        preprocess: of its images.
+        execution: how it runs.
+        kind: of the loss.
+        among: classes that the best one is looked for among; all if None. Where classes lie above others, those above
+            are the likelier: one of them would be best of nearly every image, and right.
+    """
+    chosen = slice(None) if among is None else np.asarray(among)
 
     def score(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         network = nnx.merge(graph, params)
         images = model.normalise(batch["pixels"], preprocess, execution.dtype)
         logits = network.embed_image(images, execution=execution)["logits"]
-        return {"loss": label_loss(kind, logits, batch["targets"]), "top1": hits(logits, batch["targets"])}
+        targets = batch["targets"]
+        return {"loss": label_loss(kind, logits, targets), "top1": hits(logits[:, chosen], targets[:, chosen])}
 
     return score
 
@@ -224,7 +238,7 @@ def make_task(
             **learning.recipe,
         },
         learning_rate=schedule(settings.optimizer, settings.steps),
-        work=Work(image.sequence, flops.train(image, image.sequence)),
+        work=Work(image.sequence, image_flops(description.config, leaves(learning.locked).__contains__)),
         probe=probe(graph, preprocess, execution, accumulate),
         evaluators=evaluators(settings, description, learning, mesh),
         counts=lambda: {"bad_records": bad.count},

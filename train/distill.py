@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from train import classifier, mixup
 from train.architecture import Architecture
+from train.checkpoint_tower import CheckpointTower
 from train.classifier import (
     Batches,
     Kind,
@@ -43,7 +44,6 @@ from train.tower import Tower
 from train.tower_opening import open_tower
 from train.views import StoredViews, view_batches
 from vit22b import model, program
-from vit22b.checkpoint import load
 from vit22b.config import ModelConfig
 from vit22b.description import Description, git_revision
 from vit22b.errors import VitError
@@ -125,12 +125,15 @@ def make_task(settings: Settings, mixture: Mixture, teacher: Tower, mesh: Mesh) 
         ValueError: the settings do not go together, or something that they name cannot be used.
     """
     labels = classes(settings, mixture, teacher)
-    description = describe(settings, teacher, labels)
     columns = [teacher.labels.index(label) for label in labels]
     execution = settings.compute.execution(mesh)
+    beside: Params = {}
+    answer: Answer | None = None
+    if settings.label_weight < 1 and isinstance(teacher, CheckpointTower) and not settings.views:
+        # Before anything else asks for its weights, which would then be read onto one device.
+        beside, answer = _at_home(settings, teacher, columns, mesh, execution)
+    description = describe(settings, teacher, labels)
     graph, _ = model.abstract(description.config)
-    here = settings.label_weight < 1 and teacher.checkpoint is not None and not settings.views
-    beside, answer = _at_home(settings, teacher, columns, mesh, execution) if here else ({}, None)
     aim = Aim(settings.loss, settings.temperature, settings.label_weight, labelled=bool(mixture.labels))
     learning = Learning(
         make(settings.optimizer, settings.steps),
@@ -178,15 +181,15 @@ def describe(settings: Settings, teacher: Tower, labels: tuple[str, ...]) -> Des
 
 
 def _at_home(
-    settings: Settings, teacher: Tower, columns: Sequence[int], mesh: Mesh, execution: Execution
+    settings: Settings, teacher: CheckpointTower, columns: Sequence[int], mesh: Mesh, execution: Execution
 ) -> tuple[Params, Answer]:
     """A checkpoint's weights on the student's mesh, and how they answer there."""
-    assert teacher.checkpoint is not None
     settings.compute.check_model(teacher.config)
-    found = load(teacher.checkpoint, mesh, rules=settings.compute.rules)
+    params = teacher.placed(mesh, settings.compute.rules)
     # Its text tower, if it has one, takes no part.
-    plain = dataclasses.replace(found.description, config=dataclasses.replace(teacher.config, text=None))
-    return {TEACHER: {name: found.params[name] for name in ("image", "head")}}, in_step(plain, columns, execution)
+    config = dataclasses.replace(teacher.config, text=None)
+    answer = in_step(config, teacher.preprocess, columns, execution)
+    return {TEACHER: {name: params[name] for name in ("image", "head")}}, answer
 
 
 def _batches(

@@ -11,6 +11,7 @@ model that is served of it give the same numbers, so that two reports show wheth
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def evaluate(settings: Settings) -> int:
         try:
             _run_all(context, todo, ran)
         finally:
+            shutil.rmtree(context.scratch, ignore_errors=True)
             if ran:  # what there is when it is interrupted, too
                 _write(tower, ran, settings.output)
     failed = [each for each in ran if each.failed is not None]

@@ -29,7 +29,7 @@ from train.task import Task
 from vit22b import model, program
 from vit22b.checkpoint import load
 from vit22b.config import ModelConfig
-from vit22b.description import Description, find_step, git_revision, read_description
+from vit22b.description import FOLDER, Description, find_step, git_revision, read_description
 from vit22b.sharding import param_shardings
 from vit22b.tree import Params, divided, merged, parameter_count
 
@@ -68,7 +68,8 @@ def finetune(settings: Settings) -> None:
         require_labels(mixture, settings.data)
         mesh = settings.compute.make_mesh()
         task = make_task(settings, mixture, mesh)
-        source = read_description(settings.checkpoint)
+        assert task.description.source is not None  # see describe
+        source = read_description(task.description.source["checkpoint"])
         kept = "the checkpoint's head" if _head_order(settings, source, mixture.labels) is not None else "a new head"
         print(
             f"{settings.checkpoint}: {parameter_count(task.target.params):,} parameters are trained and "
@@ -89,10 +90,12 @@ def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
     Raises:
         ValueError: the settings do not go together, or something that they name cannot be used.
     """
-    source = read_description(settings.checkpoint)
+    workdir, step = find_step(settings.checkpoint)
+    checkpoint = workdir / FOLDER / str(step)  # its training may save another one meanwhile
+    source = read_description(checkpoint)
     settings.compute.check_model(source.config)
-    space = load(settings.checkpoint, mesh, rules=settings.compute.rules).space_id
-    description = describe(settings, source, mixture.labels, space)
+    found = load(checkpoint, mesh, rules=settings.compute.rules)
+    description = describe(settings, source, mixture.labels, checkpoint, found.space_id)
     graph, shapes = model.abstract(description.config)
     still = frozen(settings.freeze, shapes)
     optimizer = scaled(make(settings.optimizer, settings.steps), settings.layer_decay, description.config.image.depth)
@@ -106,37 +109,48 @@ def make_task(settings: Settings, mixture: Mixture, mesh: Mesh) -> Task:
     def init(key: jax.Array, given: Params) -> Params:
         return divided(begin(key, given), still)[1]
 
-    def read() -> Sequence[Params]:
-        found = load(settings.checkpoint, mesh, rules=settings.compute.rules).params
-        return ({name: found[name] for name in MOVED if name in found},)
+    def moved(params: Params) -> Params:
+        return {name: params[name] for name in MOVED if name in params}
 
-    _, source_shapes = model.abstract(source.config)
-    given = {name: source_shapes[name] for name in MOVED if name in source_shapes}
     locked: Params = {}
     if settings.freeze:
         places = divided(param_shardings(shapes, mesh, settings.compute.rules), still)[0]
         locked = jax.jit(lambda given: divided(begin(jax.random.key(0), given), still)[0], out_shardings=places)(
-            *read()
+            moved(found.params)
         )
+    del found  # else it would lie beside the state of a run that is continued, which has no use for it
+
+    def read() -> Sequence[Params]:
+        return (moved(load(checkpoint, mesh, rules=settings.compute.rules).params),)
+
+    given = moved(model.abstract(source.config)[1])
     score = scores(graph, description.preprocess, settings.compute.execution(mesh), settings.loss)
     learning = Learning(optimizer, mean_loss(score), score, locked=locked, changeable=("checkpoint",))
     return classifier.make_task(settings, mixture, mesh, description, Start(init, (given,), read), learning)
 
 
-def describe(settings: Settings, source: Description, labels: tuple[str, ...], space: str) -> Description:
+def describe(
+    settings: Settings, source: Description, labels: tuple[str, ...], checkpoint: Path, space: str
+) -> Description:
     """What the checkpoints will say of the model: the tower at its new resolution, the new classes, the source.
+
+    Args:
+        settings: of the run.
+        source: what the checkpoint that it begins with says of itself.
+        labels: of the new head.
+        checkpoint: folder of its step.
+        space: its space_id.
 
     Raises:
         ValueError: the patches do not divide the resolution.
     """
-    workdir, step = find_step(settings.checkpoint)
     resolution = settings.resolution or source.preprocess.resolution
     image = dataclasses.replace(source.config.image, resolution=resolution)
     return Description(
         config=ModelConfig(image, classes=len(labels)),
         preprocess=dataclasses.replace(source.preprocess, resolution=resolution),
         labels=labels,
-        source={"checkpoint": f"{workdir}/checkpoints/{step}", "space_id": space},
+        source={"checkpoint": str(checkpoint), "space_id": space},
         git_revision=git_revision(),
     )
 

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class Hierarchy:
             level = list(dict.fromkeys(up for name in level for up in self.parents[name] if up not in found))
             found |= dict.fromkeys(level)
         return tuple(found)
+
+    def lowest(self, labels: Sequence[str]) -> tuple[int, ...]:
+        """Places of the labels that are above none of the others; with a label, all that is above it is among them."""
+        above = {up for name in labels for up in self.parents[name]}
+        return tuple(place for place, name in enumerate(labels) if name not in above)
 
     def require(self, labels: Iterable[str]) -> None:
         """Raises ValueError where labels are not in the table; the message names them, and what is near."""

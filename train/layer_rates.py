@@ -46,6 +46,11 @@ def frozen(patterns: Sequence[str], params: Mapping[str, Any]) -> Callable[[str]
     return still
 
 
+def is_behind(name: str) -> bool:
+    """Whether a parameter of the image tower or the head comes behind the last block."""
+    return STACK not in name and name.split("/")[1] not in _FIRST
+
+
 def layer_scales(params: Mapping[str, Any], decay: float, depth: int) -> Any:
     """The part of the learning rate that each parameter has, by its depth (Bao et al. 2022, BEiT).
 
@@ -64,7 +69,7 @@ def layer_scales(params: Mapping[str, Any], decay: float, depth: int) -> Any:
     def scale(name: str, leaf: Any) -> np.ndarray:
         if STACK in name:
             return by_block.reshape(-1, *[1] * (len(leaf.shape) - 1))
-        return np.asarray(decay ** (depth + 1) if name.split("/")[1] in _FIRST else 1.0, np.float32)
+        return np.asarray(1.0 if is_behind(name) else decay ** (depth + 1), np.float32)
 
     return map_leaves(scale, params)
 

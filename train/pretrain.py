@@ -38,7 +38,8 @@ class Settings(Supervised, Architecture):
     """First value of the head's bias; -log(classes - 1) is the prior of one label an image."""
     hierarchy: Path | None = None
     """Table of the classes above classes (train/hierarchy.py): a label stands for all that is above it too, in training
-    and in --eval_data. A .json of {"class": ["class above it"]}, or a .tsv with a class and one above it on a line."""
+    and in --eval_data, and top-1 is of the classes that are above none. A .json of {"class": ["class above it"]}, or a
+    .tsv with a class and one above it on a line."""
     steps: int = 177_000
     batch: int = 65_536
 
@@ -76,7 +77,8 @@ def make_task(settings: Settings, mixture: Mixture, mesh: Mesh, hierarchy: Hiera
     """
     description = describe(settings, mixture.labels)
     graph, _ = model.abstract(description.config)
-    score = scores(graph, description.preprocess, settings.compute.execution(mesh))
+    among = None if hierarchy is None else hierarchy.lowest(description.labels)
+    score = scores(graph, description.preprocess, settings.compute.execution(mesh), among=among)
 
     def init(key: jax.Array) -> Params:
         return model.init(description.config, key, settings.head_bias)

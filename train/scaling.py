@@ -4,16 +4,14 @@
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Every model is pretrained
 on the same images, tuned to the same captions and judged on the same sets, by the programs that anybody runs: this one
-only starts them. What is finished is not done again, so that the same command continues after an interruption. In
---output: scaling.png, scaling.html, report.json, and a folder for each model.
+only starts them. What is finished is not done again, and what was begun by the same command on the same data goes on,
+so that the same command continues after an interruption; other trainings in its folders are refused. In --output:
+scaling.png, scaling.html, report.json, and a folder for each model.
 """
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
-import json
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from train.evaluation_sets.pretraining import FOLDER
@@ -21,6 +19,7 @@ from train.reports import comparison, comparison_page, figures, scaling_figure
 from train.reports.comparison import Comparison
 from train.reports.facts import contents_digest, images_digest
 from train.reports.terminal_table import comparison_table
+from train.stage import STOPPED, Stage, refuse_others, run_stages
 from train.suite.running import find_sets
 from vit22b import program
 from vit22b.config import vit
@@ -31,8 +30,6 @@ NOTE = (
     "them. A recipe that is short, as this one, may do better by one size than by another: the figure says what this "
     "recipe gives on these data, and no more."
 )
-JOURNAL = "finished.json"
-STOPPED = 75  # what a training that was told to stop is asked to exit with: it has not come to its end
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,21 +72,6 @@ class Settings:
         return tuple(dict.fromkeys((size, patch) for size in self.sizes for patch in self.patches))
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A program to run for a model.
-
-    Attributes:
-        name: of the stage.
-        command: the program below train/, and its arguments.
-        leaves: what is there once it has come to its end.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    leaves: Path
-
-
 def stages(settings: Settings, size: str, patch: int) -> Iterator[Stage]:
     """Pretraining, locked-image tuning and evaluation of a model, each by the program that users run."""
     folder = settings.output / f"{size}-{patch}"
@@ -106,6 +88,7 @@ def stages(settings: Settings, size: str, patch: int) -> Iterator[Stage]:
             *("--signals_every", "0", "--stop_code", str(STOPPED)),
         ),
         folder / "pretrain" / "checkpoints" / str(steps),
+        folder / "pretrain",
     )
     yield Stage(
         "lit",
@@ -116,6 +99,7 @@ def stages(settings: Settings, size: str, patch: int) -> Iterator[Stage]:
             *("--cooldown", str(lit_steps // 2 or 1), "--stop_code", str(STOPPED)),
         ),
         folder / "lit" / "checkpoints" / str(lit_steps),
+        folder / "lit",
     )
     protocols = dict.fromkeys(measure.protocol for measure in scaling_figure.MEASURES)
     yield Stage(
@@ -137,13 +121,18 @@ def scale(settings: Settings) -> None:
     """Trains and judges what is not finished, and writes the figure.
 
     Raises:
-        ValueError: the data are not there.
+        ValueError: the data are not there, or other trainings are in the models' folders; see refuse_others.
         ChildProcessError: a program failed; it has said why.
+        Interrupted: on SIGTERM or SIGINT, once the program that runs has saved what it had.
     """
     data = _digests(settings)
-    for size, patch in settings.members:
-        folder = settings.output / f"{size}-{patch}"
-        run_stages(folder, list(stages(settings, size, patch)), data)
+    todo = {
+        settings.output / f"{size}-{patch}": list(stages(settings, size, patch)) for size, patch in settings.members
+    }
+    for folder, each in todo.items():
+        refuse_others(folder, each, data)
+    for folder, each in todo.items():
+        run_stages(folder, each, data)
     found = comparison.compare([report_of(settings.output / f"{size}-{patch}") for size, patch in settings.members])
     write(found, settings.output)
     program.table_console().print(comparison_table(found))
@@ -157,39 +146,6 @@ def write(found: Comparison, output: Path) -> None:
     with figures.drawing():
         figure = scaling_figure.draw(found)
         write_whole(output / "scaling.png", lambda file: figure.savefig(file, format="png", dpi=150))
-
-
-def run_stages(folder: Path, todo: Sequence[Stage], data: Mapping[str, str]) -> None:
-    """Runs the stages of a model that are not finished: by the very same command, on the very same data.
-
-    A stage that runs makes those behind it run again.
-
-    Raises:
-        ChildProcessError: one failed, or was told to stop.
-    """
-    journal = folder / JOURNAL
-    finished = json.loads(journal.read_text()) if journal.is_file() else {}
-    for number, stage in enumerate(todo):
-        now = {"command": list(stage.command), "data": dict(data)}
-        if finished.get(stage.name) == now and stage.leaves.exists():
-            print(f"{folder.name}: {stage.name} is finished")
-            continue
-        finished = {before.name: finished[before.name] for before in todo[:number]}
-        print(f"{folder.name}: {' '.join(stage.command)}", flush=True)
-        _run(stage)
-        finished[stage.name] = now
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(finished, indent=1)
-        write_whole(journal, lambda file, text=text: file.write(text.encode()))
-
-
-def _run(stage: Stage) -> None:
-    script, *arguments = stage.command
-    code = subprocess.run([sys.executable, str(Path(__file__).parent / script), *arguments], check=False).returncode
-    if code == STOPPED:
-        raise ChildProcessError(f"{script} was told to stop and has saved what it had; the same command continues it")
-    if code or not stage.leaves.exists():
-        raise ChildProcessError(f"{script} failed (exit code {code}), see above; the same command tries it again")
 
 
 def _digests(settings: Settings) -> dict[str, str]:

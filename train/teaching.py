@@ -25,7 +25,7 @@ from train.stop import StopSignal
 from train.tower import Floats, Tower
 from train.views import StoredViews, stored_answers
 from vit22b import model
-from vit22b.description import Description
+from vit22b.config import ModelConfig
 from vit22b.execution import Execution
 from vit22b.preprocess import Preprocess
 from vit22b.program import Interrupted
@@ -131,14 +131,14 @@ def asker(teacher: Tower, columns: Sequence[int]) -> Ask:
     return ask
 
 
-def in_step(described: Description, columns: Sequence[int], execution: Execution) -> Answer:
+def in_step(config: ModelConfig, preprocess: Preprocess, columns: Sequence[int], execution: Execution) -> Answer:
     """The teacher as a part of the student's step: its parameters and a batch to logits [B, K]."""
-    graph, _ = model.abstract(described.config)
+    graph, _ = model.abstract(config)
     chosen = np.asarray(columns)
 
     def answer(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
         pixels = batch.get(TEACHER_PIXELS, batch["pixels"])
-        images = model.normalise(pixels, described.preprocess, execution.dtype)
+        images = model.normalise(pixels, preprocess, execution.dtype)
         logits = nnx.merge(graph, params).embed_image(images, execution=execution)["logits"]
         return jax.lax.stop_gradient(logits)[:, chosen]
 

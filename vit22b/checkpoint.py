@@ -217,7 +217,7 @@ def load(path: Path | str, mesh: Mesh | None = None, weights: Weights = "auto", 
             has no average.
     """
     workdir, step = find_step(path)
-    description = read_description(path)
+    description = read_description(workdir / FOLDER / str(step))  # training may have saved another one meanwhile
     _, target = abstract(description.config)
     if mesh is not None:
         target = with_shardings(target, param_shardings(target, mesh, rules))

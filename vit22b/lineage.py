@@ -2,7 +2,8 @@
 
 Beside the checkpoint on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. A
 checkpoint says of itself what it was trained with (its item `data`) and what it was made from (`source` in model.json);
-those before it are found as far back as they lie where they lay then.
+those before it are found as far back as they lie where they lay then. A place may hold another checkpoint by now: what
+is there counts if its space is the one that was begun with, for which all of its weights are read.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any
 
 from vit22b.checkpoint import Checkpoints
 from vit22b.description import FOLDER, Description, find_step, read_description
+from vit22b.stored_layers import open_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Lineage:
 
     Attributes:
         runs: the last one first.
-        missing: space_id of the checkpoint that the first run began with, where that is not there any more.
+        missing: space_id of the checkpoint that the first run began with, where that is not there any more, or another
+            one in its place.
     """
 
     runs: tuple[TrainingRun, ...]
@@ -69,12 +72,20 @@ def lineage(checkpoint: Path) -> Lineage:
     workdir, step = find_step(checkpoint)
     with Checkpoints(workdir) as checkpoints:
         data = checkpoints.data(step)
-    run = TrainingRun(workdir / FOLDER / str(step), read_description(checkpoint), data)
+    folder = workdir / FOLDER / str(step)
+    run = TrainingRun(folder, read_description(folder), data)
     source = run.description.source
     if run.from_nothing or not run.recipe or source is None:
         return Lineage((run,))
     before = Path(source["checkpoint"])
-    if not before.name.isdigit() or not (before / "model" / "model.json").is_file():
+    if not _is_there(before, source["space_id"]):
         return Lineage((run,), source["space_id"])
     earlier = lineage(before)
     return Lineage((run, *earlier.runs), earlier.missing)
+
+
+def _is_there(checkpoint: Path, space_id: str) -> bool:
+    try:
+        return open_layers(checkpoint).space_id == space_id
+    except ValueError:  # none of ours is there
+        return False

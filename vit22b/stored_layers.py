@@ -15,6 +15,7 @@ from vit22b import stored
 from vit22b.checkpoint import Checkpoints, Weights
 from vit22b.description import FOLDER, Description, find_step, read_description
 from vit22b.model import abstract
+from vit22b.space import Space
 from vit22b.tree import Params, leaves
 
 
@@ -43,6 +44,17 @@ class Layers:
         item, saved = self.items[name]
         return stored.slabs(self.folder / item, saved, name)
 
+    @property
+    def space_id(self) -> str:
+        """The name of the space that it embeds in; reads every parameter, a layer at a time."""
+        of = self.description
+        space = Space(of.preprocess, of.config, of.tokenizer, "float32")
+        for name, leaf in sorted(leaves(self.shapes).items()):
+            space.begin(name, leaf)
+            for values in self.read(name):
+                space.add(values)
+        return space.id
+
 
 def open_layers(path: Path | str, weights: Weights = "auto") -> Layers:
     """Opens the parameters of a checkpoint; nothing of them is read yet.
@@ -55,11 +67,12 @@ def open_layers(path: Path | str, weights: Weights = "auto") -> Layers:
         ValueError: as vit22b.checkpoint.load.
     """
     workdir, step = find_step(path)
-    description = read_description(path)
+    folder = workdir / FOLDER / str(step)
+    description = read_description(folder)  # training may have saved another one meanwhile
     _, shapes = abstract(description.config)
     with Checkpoints(workdir) as checkpoints:
         parts = checkpoints.sources(step, shapes, weights)
         saved = checkpoints.compare(step, parts, beside=parts.get("ema"))
     items = {name: (item, saved[item]) for item, part in parts.items() for name in leaves(part)}
     source = "ema" if "ema" in parts else "params"
-    return Layers(description, step, source, shapes, workdir / FOLDER / str(step), items)
+    return Layers(description, step, source, shapes, folder, items)

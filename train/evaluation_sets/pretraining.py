@@ -4,6 +4,7 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 beginning: train/pretrain.py and train/lit.py read the folder as any other.
 """
 
+import filecmp
 import hashlib
 import json
 import os
@@ -42,13 +43,23 @@ def gather(root: Path, sets: Sequence[str] = SETS) -> int | None:
     if target.exists():
         if not (target / ORIGIN_FILE).is_file():
             raise ValueError(f"{target} was not made by this program: it has no {ORIGIN_FILE}; move it away")
-        if json.loads((target / ORIGIN_FILE).read_text(encoding="utf-8")) == origin:
+        same = json.loads((target / ORIGIN_FILE).read_text(encoding="utf-8")) == origin
+        if same and all(_has(target, root, name) for name in found):
             return None
     with whole_folder(target) as folder:
         records = [record for name in found for record in _linked(root, name, folder)]
         write_metadata(folder, records)
         write_whole(folder / ORIGIN_FILE, lambda file: file.write(json.dumps(origin, indent=2).encode() + b"\n"))
     return len(records)
+
+
+def _has(target: Path, root: Path, name: str) -> bool:
+    """Whether the images of a set that are there are the set's own still: it may be made anew, by the same names."""
+    for file in read_set(root / name).part("train").files:
+        there = target / name / file.name
+        if not there.is_file() or not (there.samefile(file) or filecmp.cmp(there, file, shallow=False)):
+            return False
+    return True
 
 
 def _linked(root: Path, name: str, folder: Path) -> list[Record]:

@@ -48,7 +48,7 @@ class Context:
     Attributes:
         tower: that is judged.
         effort: see Effort.
-        scratch: a folder of the evaluation's own, for protocols that train.
+        scratch: a folder of the evaluation's own, for protocols that train; who made the context removes it.
     """
 
     def __init__(self, tower: Tower, effort: Effort, scratch: Path, kept: Kept | None = None) -> None:
