@@ -46,7 +46,7 @@ class Settings:
     """Sides of patches in pixels; every size is trained with each."""
     resolution: int = 112
     """Side of the images in pixels."""
-    steps: int = 600
+    steps: int = 400
     """Of pretraining."""
     batch: int = 32
     """Images a step of pretraining."""
