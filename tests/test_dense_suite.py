@@ -177,6 +177,11 @@ def test_sampling_is_checked(fades, tmp_path):
     wrong = [
         ({"frames": 0}, "frames is 0"),
         ({"crops": 2}, "crops is 2; expected one of 1, 3, 5"),
+        ({"crops": [1]}, r"crops is \(1,\); expected a whole number"),
+        ({"crops": True}, "crops is True; expected a whole number"),
+        ({"frames": 2.5}, r"frames is 2\.5; expected a whole number"),
+        ({"views": "2"}, "views is '2'; expected a whole number"),
+        ({"views": True}, "views is True; expected a whole number"),
         ({"frame": 4}, "frame"),
         ({"centred": 1}, "centred is 1; expected true or false"),
         (3, "expected an object"),

@@ -80,9 +80,7 @@ def paired_bootstrap(
     return float((one - other).mean()), *bootstrap(one - other, seed, draws, level)
 
 
-def with_spread(
-    value: float, interval: Interval, seeded: Sequence[tuple[float, int]], level: float = 0.95
-) -> Interval:
+def with_spread(value: float, interval: Interval, seeded: Sequence[tuple[float, int]], level: float = 0.95) -> Interval:
     """An interval over examples, widened by what other seeds would give.
 
     A mean over s seeds has the variance deviation^2 / s. Those of all means add up, with the degrees of freedom of
