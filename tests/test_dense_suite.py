@@ -17,6 +17,7 @@ from train.suite.outcome import CannotRun, Plot, Row
 from vit22b.checkpoint import Checkpoints
 from vit22b.config import ModelConfig, ViTConfig
 from vit22b.description import Description
+from vit22b.image import image_batches
 from vit22b.preprocess import Preprocess
 
 NAMES = tuple(COLOURS)[:3]
@@ -281,6 +282,17 @@ def test_a_tower_that_cuts_the_centre_out_is_judged_on_it(tmp_path):
     assert (whole.pixels, centre.pixels) == ("all", "those in the centre that the tower sees")
     smaller = Preprocess(12, crop="center", crop_fraction=0.75)
     assert dense_targets.window(32, 64, smaller) == (slice(4, 28), slice(20, 44))
+
+
+def test_masks_and_pixels_are_read_when_they_are_looked_at(mosaics, tmp_path):
+    described = part_of(tmp_path, "segmentation", mask="mask.png")
+    Pillow.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "test" / "mask.png")
+    found = dense_targets.masks(described.part("test"), Preprocess(SIDE))
+    Pillow.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "test" / "mask.png")
+    np.testing.assert_array_equal(found.maps[0], np.ones((4, 6)))
+    files = mosaics.part("test").files
+    (pixels,) = image_batches(files, Preprocess(SIDE), len(files))
+    np.testing.assert_array_equal(segmentation.Pixels(files, Preprocess(SIDE))[np.asarray([5, 2])], pixels[[5, 2]])
 
 
 def test_a_turned_photograph_has_the_size_that_is_shown(tmp_path):
