@@ -258,7 +258,7 @@ def test_what_there_is_no_room_for_is_refused_before_the_tower_works_on_it(tmp_p
     monkeypatch.setattr("train.suite.context.DENSE_PART", 1)
     monkeypatch.setattr("train.suite.room.available_memory", lambda: 7)
     context = Context(Counted(fingerprint=None), Effort(), tmp_path)
-    with pytest.raises(ValueError, match="the tokens of 2 images by counted: take 0.0 GiB, and .* of memory are"):
+    with pytest.raises(ValueError, match=r"the tokens of 2 images by counted: take 0\.0 GiB, and .* of memory are"):
         context.tokens(files)
     assert context.tower.asked == 1
     monkeypatch.setattr("train.suite.room.available_memory", lambda: 8)  # 2 images, 1 token, 1 float32
