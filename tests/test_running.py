@@ -258,7 +258,9 @@ def test_what_there_is_no_room_for_is_refused_before_the_tower_works_on_it(tmp_p
     monkeypatch.setattr("train.suite.context.DENSE_PART", 1)
     monkeypatch.setattr("train.suite.room.available_memory", lambda: 7)
     context = Context(Counted(fingerprint=None), Effort(), tmp_path)
-    with pytest.raises(ValueError, match=r"the tokens of 2 images by counted: take 0\.0 GiB, and .* of memory are"):
+    with pytest.raises(
+        ValueError, match=r"the tokens of 2 images by counted: take 0\.0 GiB, and .* available in memory"
+    ):
         context.tokens(files)
     assert context.tower.asked == 1
     monkeypatch.setattr("train.suite.room.available_memory", lambda: 8)  # 2 images, 1 token, 1 float32
@@ -266,9 +268,9 @@ def test_what_there_is_no_room_for_is_refused_before_the_tower_works_on_it(tmp_p
 
 
 def test_room_is_that_of_the_disk_or_of_the_memory(tmp_path):
-    for folder, remedy in ((tmp_path, "another --output"), (None, "checkpoint as --source")):
+    for folder, remedy in ((tmp_path, "an --output on a larger disk"), (None, "checkpoint as --source")):
         require_room("tokens", 1, folder)
-        with pytest.raises(ValueError, match=rf"tokens take 1024\.0 GiB, and .*GiB.*; give .*{remedy}.*--sets"):
+        with pytest.raises(ValueError, match=rf"tokens take 1048576\.0 GiB, and .*GiB.*; give .*{remedy}.*--sets"):
             require_room("tokens", 2**50, folder)
 
 

@@ -19,16 +19,17 @@ def require_room(what: str, size: int, folder: Path | None) -> None:
         size: of all of them, in bytes.
         folder: that they are kept in, and which is there; None where they are held in memory.
     """
-    if folder is not None:
-        room, where, remedy = shutil.disk_usage(folder).free, f"{folder} has {{:.1f}} GiB free", "another --output"
+    room = available_memory() if folder is None else shutil.disk_usage(folder).free
+    if room is None or size <= room:
+        return
+    if folder is None:
+        where, remedy = "are available in memory", "the model's checkpoint as --source, whose answers lie on the disk"
     else:
-        room, where = available_memory(), "{:.1f} GiB of memory are available"
-        remedy = "the model's checkpoint as --source, whose answers lie on the disk"
-    if room is not None and size > room:
-        raise ValueError(
-            f"{what} take {size / GIB:.1f} GiB, and {where.format(room / GIB)}; give {remedy}, a set of fewer images, "
-            "or leave the set out by --sets or the protocol by --protocols"
-        )
+        where, remedy = f"are free in {folder}", "an --output on a larger disk"
+    raise ValueError(
+        f"{what} take {size / GIB:.1f} GiB, and {room / GIB:.1f} GiB {where}; give {remedy}, a set of fewer images, or "
+        "leave the set out by --sets or the protocol by --protocols"
+    )
 
 
 def available_memory() -> int | None:
