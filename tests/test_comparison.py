@@ -9,7 +9,7 @@ from rich.console import Console
 from tests import sample_reports
 from tests.documented import documented, fields
 from train.reports import comparison, comparison_page, document, figures, scaling_figure
-from train.reports.comparison import PAIRED, PLAIN, compare, compared
+from train.reports.comparison import IMAGES_ONLY, PAIRED, PLAIN, SEEDED, compare, compared
 from train.reports.document import Report
 from train.reports.terminal_table import comparison_table
 
@@ -54,6 +54,24 @@ def test_images_are_paired_and_better_needs_an_interval_without_0():
     unpaired = two(easy, shuffled).differences[0]
     assert unpaired.value == pytest.approx(difference.value)
     assert unpaired.interval[1] - unpaired.interval[0] > 2 * (difference.interval[1] - difference.interval[0])
+
+
+def test_means_over_seeds_are_as_unsure_as_their_seeds():
+    rng = np.random.default_rng(0)
+    easy = rng.random(400) < 0.5
+    ahead = easy | (rng.random(400) < 0.1)
+    images = two(easy, ahead).differences[0]
+    (steady,) = two(easy, ahead, seeds=3, deviation=0.0).differences
+    assert (steady.interval, steady.kind, steady.better) == (images.interval, SEEDED, True)
+    (shaky,) = two(easy, ahead, seeds=3, deviation=0.03).differences
+    # Two variances of 0.03^2 / 3 with 2 degrees of freedom each: t of 4 of them is 2.776.
+    half = 2.7764 * (2 * 0.03**2 / 3) ** 0.5
+    low, high = images.interval
+    expected = (shaky.value - np.hypot(shaky.value - low, half), shaky.value + np.hypot(high - shaky.value, half))
+    assert shaky.interval == pytest.approx(expected, abs=1e-5)
+    assert (shaky.value, shaky.better) == (images.value, None)
+    (unknown,) = two(easy, ahead, seeds=3).differences
+    assert (unknown.interval, unknown.kind, unknown.better) == (images.interval, IMAGES_ONLY, None)
 
 
 def test_a_number_without_scores_has_a_plain_difference_and_no_verdict():

@@ -17,6 +17,7 @@ from train.suite.outcome import CannotRun, Plot, Row
 from vit22b.checkpoint import Checkpoints
 from vit22b.config import ModelConfig, ViTConfig
 from vit22b.description import Description
+from vit22b.image import image_batches
 from vit22b.preprocess import Preprocess
 
 NAMES = tuple(COLOURS)[:3]
@@ -177,6 +178,11 @@ def test_sampling_is_checked(fades, tmp_path):
     wrong = [
         ({"frames": 0}, "frames is 0"),
         ({"crops": 2}, "crops is 2; expected one of 1, 3, 5"),
+        ({"crops": [1]}, r"crops is \(1,\); expected a whole number"),
+        ({"crops": True}, "crops is True; expected a whole number"),
+        ({"frames": 2.5}, r"frames is 2\.5; expected a whole number"),
+        ({"views": "2"}, "views is '2'; expected a whole number"),
+        ({"views": True}, "views is True; expected a whole number"),
         ({"frame": 4}, "frame"),
         ({"centred": 1}, "centred is 1; expected true or false"),
         (3, "expected an object"),
@@ -276,6 +282,17 @@ def test_a_tower_that_cuts_the_centre_out_is_judged_on_it(tmp_path):
     assert (whole.pixels, centre.pixels) == ("all", "those in the centre that the tower sees")
     smaller = Preprocess(12, crop="center", crop_fraction=0.75)
     assert dense_targets.window(32, 64, smaller) == (slice(4, 28), slice(20, 44))
+
+
+def test_masks_and_pixels_are_read_when_they_are_looked_at(mosaics, tmp_path):
+    described = part_of(tmp_path, "segmentation", mask="mask.png")
+    Pillow.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "test" / "mask.png")
+    found = dense_targets.masks(described.part("test"), Preprocess(SIDE))
+    Pillow.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "test" / "mask.png")
+    np.testing.assert_array_equal(found.maps[0], np.ones((4, 6)))
+    files = mosaics.part("test").files
+    (pixels,) = image_batches(files, Preprocess(SIDE), len(files))
+    np.testing.assert_array_equal(segmentation.Pixels(files, Preprocess(SIDE))[np.asarray([5, 2])], pixels[[5, 2]])
 
 
 def test_a_turned_photograph_has_the_size_that_is_shown(tmp_path):

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,14 @@ def test_a_head_learns_a_line_and_the_start_stays():
     np.testing.assert_array_equal(first["map"]["kernel"], second["map"]["kernel"])
     np.testing.assert_array_equal(learner.start["map"]["kernel"], before)
     assert learner.settings == {"head": "line", "training": "AdamW, 80 steps of 4, rate 0.1, seed 0"}
+
+
+def test_chosen_rows_teach_what_a_copy_of_them_teaches():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(30, 2)).astype(np.float32), random.normal(size=(30, 1)).astype(np.float32)
+    learner, rows = Learner(Line(), squared, DESCENT, {}), random.permutation(30)[:9]
+    found, copied = learner.fit((x,), y, rows), learner.fit((x[rows],), y[rows])
+    jax.tree.map(np.testing.assert_array_equal, found, copied)
 
 
 def test_a_head_answers_any_number_of_examples():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from train.evaluators.intervals import bootstrap, bootstrap_of, paired_bootstrap, wilson
+from train.evaluators.intervals import bootstrap, bootstrap_of, paired_bootstrap, wilson, with_spread
 
 
 def test_wilsons_interval_is_that_of_a_published_case() -> None:
@@ -69,6 +69,22 @@ def test_scores_of_other_examples_are_told() -> None:
         paired_bootstrap([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="one example or more"):
         bootstrap([])
+
+
+def test_an_interval_with_the_spread_over_seeds_holds_the_true_difference_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(2000):
+        first, second = rng.normal(0.0, 0.03, 3), rng.normal(0.1, 0.03, 5)
+        scores = rng.normal(0.0, 0.4, 400)  # of each image, the same for every seed
+        apart = second.mean() - first.mean()
+        half = 1.96 * scores.std(ddof=1) / 20
+        value = apart + scores.mean()
+        spreads = [(float(each.std(ddof=1)), len(each)) for each in (first, second)]
+        low, high = with_spread(value, (value - half, value + half), spreads)
+        held.append(low <= 0.1 <= high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.02)
+    assert with_spread(0.2, (0.1, 0.4), [(0.0, 3), (0.0, 3)]) == (0.1, 0.4)
 
 
 def test_the_bootstrap_of_a_statistic_agrees_with_that_of_its_mean() -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -72,6 +73,17 @@ def test_a_row_of_no_protocol_is_refused():
         (lambda values: values.pop("sets"), "lacks 'sets'"),
         (lambda values: values["rows"][0].pop("value"), "Row lacks value"),
         (lambda values: values["rows"][0].update(new=1), "Row has no field new"),
+        (lambda values: values["rows"].append("row"), "Row is 'row'; expected an object"),
+        (
+            lambda values: values["rows"][0].update(scores=[1, "0"]),
+            r"rows\[0\]: scores is .*'0'.*a list \(a number each\) or null",
+        ),
+        (
+            lambda values: values["rows"][1].update(better="most"),
+            r"rows\[1\]: better is 'most'; expected one of 'more'",
+        ),
+        (lambda values: values["model"].update(parameters=None), "parameters is None; expected a whole number"),
+        (lambda values: values.update(seconds={"a": "1"}), r"seconds is .*an object \(a number each\)"),
     ],
 )
 def test_a_broken_report_is_told_by_name(report, tmp_path, change, message):
@@ -83,6 +95,31 @@ def test_a_broken_report_is_told_by_name(report, tmp_path, change, message):
     assert "report.json" in str(told.value)
     with pytest.raises(ValueError, match=r"none\.json is missing"):
         document.read(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("value", "high", "a number"),
+        ("value", True, "a number"),
+        ("interval", 0.5, "a list of 2 (a number each) or null"),
+        ("interval", [0.5], "a list of 2 (a number each) or null"),
+        ("examples", None, "a whole number"),
+        ("examples", 4.5, "a whole number"),
+        ("chance", [], "a number or null"),
+        ("settings", ["sgd"], "an object"),
+        ("data", 3, "a text"),
+    ],
+)
+def test_a_value_of_another_type_is_told_with_its_row_and_field(report, tmp_path, field, value, expected):
+    values = json.loads(report.to_json())
+    values["rows"][2][field] = value
+    (tmp_path / "report.json").write_text(json.dumps(values))
+    for read in (document.read, read_rows):
+        with pytest.raises(
+            ValueError, match=rf"report\.json is damaged: rows\[2\]: {field} is .*; expected {re.escape(expected)};"
+        ):
+            read(tmp_path / "report.json")
 
 
 def test_arrays_become_lists_and_numpys_scalars_pythons():

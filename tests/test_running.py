@@ -13,6 +13,7 @@ from train.kept import Kept
 from train.suite.context import Context, Effort
 from train.suite.outcome import CannotRun, Row
 from train.suite.protocol import Protocol
+from train.suite.room import require_room
 from train.suite.running import Task, chosen, find_sets, run, tasks
 from train.tower import TowerFeatures
 from vit22b.folder import Record, write_metadata
@@ -81,6 +82,13 @@ def test_a_set_is_read_as_it_was_written(tmp_path):
         ({"synthetic": "no"}, "`synthetic` is 'no'; expected true or false"),
         ({"details": ["out_of_distribution"]}, "`details` is ('out_of_distribution',); expected an object"),
         ({"categories": {"class 0": 1}}, "`categories` has 1; expected a text"),
+        ({"legend": {"class 0": [0, 256, 0]}}, "`legend` has [0, 256, 0] for 'class 0'; expected a colour"),
+        ({"legend": {"class 0": [0, -1, 0]}}, "`legend` has [0, -1, 0] for 'class 0'; expected a colour"),
+        ({"legend": {"class 0": [0, 0.5, 0]}}, "`legend` has [0, 0.5, 0] for 'class 0'; expected a colour"),
+        ({"legend": {"class 0": [0, 0]}}, "`legend` has [0, 0] for 'class 0'; expected a colour"),
+        ({"legend": {"class 0": "red"}}, "`legend` has 'red' for 'class 0'; expected a colour"),
+        ({"legend": {"class 0": 7}}, "`legend` has 7 for 'class 0'; expected a colour"),
+        ({"legend": ["red"]}, "`legend` is ('red',); expected an object"),
         ({"shifts": [{"part": 1, "title": "x"}]}, "`part` has 1; expected a text"),
         ({"classes": ["a", "a"]}, "comes twice"),
         ({"templates": ["no place"]}, "no template"),
@@ -226,6 +234,61 @@ def test_layers_and_tokens_are_asked_in_one_pass(context, tmp_path):
     assert context.tower.asked == 1
     np.testing.assert_array_equal(layers[2], layers[0] + 2)
     assert context.tokens(files).shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("fingerprint", ["one", None])
+def test_tokens_are_asked_for_in_parts_and_kept_ones_stay_on_the_disk(tmp_path, monkeypatch, fingerprint):
+    files = make_set(tmp_path, "a").part("test").files
+    kept = Kept(tmp_path / "kept")
+    whole = Context(Counted(fingerprint=None), Effort(), tmp_path, kept)
+    monkeypatch.setattr("train.suite.context.DENSE_PART", 1)
+    parts = Context(Counted(fingerprint=fingerprint), Effort(), tmp_path, kept)
+    np.testing.assert_array_equal(parts.tokens(files), whole.tokens(files))
+    np.testing.assert_array_equal(parts.layers(files, (0, 2))[2], whole.layers(files, (0, 2))[2])
+    assert parts.tower.asked == 4
+    if fingerprint:
+        again = Context(Counted(fingerprint=fingerprint), Effort(), tmp_path, kept)
+        assert isinstance(again.tokens(files).base, np.memmap)
+        assert not again.layers(files, (0, 2))[0].flags.writeable
+        assert again.tower.asked == 0
+
+
+def test_what_there_is_no_room_for_is_refused_before_the_tower_works_on_it(tmp_path, monkeypatch):
+    files = make_set(tmp_path, "a").part("test").files
+    monkeypatch.setattr("train.suite.context.DENSE_PART", 1)
+    monkeypatch.setattr("train.suite.room.available_memory", lambda: 7)
+    context = Context(Counted(fingerprint=None), Effort(), tmp_path)
+    with pytest.raises(
+        ValueError, match=r"the tokens of 2 images by counted: take 0\.0 GiB, and .* available in memory"
+    ):
+        context.tokens(files)
+    assert context.tower.asked == 1
+    monkeypatch.setattr("train.suite.room.available_memory", lambda: 8)  # 2 images, 1 token, 1 float32
+    assert context.tokens(files).nbytes == 8
+
+
+def test_room_is_that_of_the_disk_or_of_the_memory(tmp_path):
+    for folder, remedy in ((tmp_path, "an --output on a larger disk"), (None, "checkpoint as --source")):
+        require_room("tokens", 1, folder)
+        with pytest.raises(ValueError, match=rf"tokens take 1048576\.0 GiB, and .*GiB.*; give .*{remedy}.*--sets"):
+            require_room("tokens", 2**50, folder)
+
+
+def test_kept_rows_that_are_damaged_or_do_not_come_whole_are_made_anew(tmp_path):
+    kept = Kept(tmp_path / "kept")
+
+    def broken():
+        yield np.zeros((1, 2))
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        kept.rows("key", 2, broken)
+    assert not list((tmp_path / "kept").iterdir())
+    made = kept.rows("key", 3, lambda: [np.ones((2, 2)), np.zeros((1, 2))])
+    assert made.tolist() == [[1, 1], [1, 1], [0, 0]]
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes()[:-8])
+    assert kept.rows("key", 1, lambda: [np.full((1, 2), 5.0)]).tolist() == [[5, 5]]
 
 
 def test_a_damaged_kept_array_is_made_anew(tmp_path):

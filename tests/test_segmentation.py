@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import zoom
 
 from train.evaluators import grids
-from train.evaluators.grids import Standard
+from train.evaluators.grids import Standard, Standardised
 from train.evaluators.segmentation import VOID, confusion, constant, mean_iou, scores
 from train.evaluators.segmenters import KINDS, cross_entropy, predicted, segmenter, training_labels
 
@@ -74,6 +74,19 @@ def test_standard_features_have_mean_0_and_deviation_1():
     np.testing.assert_allclose(found.mean((0, 1)), 0, atol=1e-3)
     np.testing.assert_allclose(found.std((0, 1)), [1, 1, 0], atol=1e-3)
     np.testing.assert_array_equal(standard(jnp.asarray(features)), found)
+
+
+def test_features_are_standardised_part_by_part_to_the_last_bit():
+    features = np.random.default_rng(0).normal(3, 2, (50, 4, 3)).astype(np.float32)
+    features.flags.writeable = False  # as what is read from the disk
+    standard, rows = Standard.of(features), features.reshape(-1, 3).astype(np.float64)
+    np.testing.assert_array_equal(standard.mean, rows.mean(axis=0).astype(np.float32))
+    np.testing.assert_array_equal(
+        standard.scale, (1 / np.sqrt(rows.var(axis=0) + 1e-6 * rows.var(axis=0).mean())).astype(np.float32)
+    )
+    taken = Standardised(features, standard)
+    assert (len(taken), taken.shape) == (50, (50, 4, 3))
+    np.testing.assert_array_equal(taken[np.asarray([7, 3])], standard(features)[[7, 3]])
 
 
 @pytest.mark.parametrize(("source", "target"), [(2, 4), (3, 7), (8, 112), (5, 5)])

@@ -5,9 +5,10 @@ hash of its key, which must say everything that decides the values, and is there
 """
 
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ class Kept:
         Raises:
             OSError: the folder cannot be written to.
         """
-        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        path = self._path(key)
         try:
             return np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
@@ -38,3 +39,41 @@ class Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: np.save(file, made, allow_pickle=False))
         return made
+
+    def rows(self, key: str, count: int, make: Callable[[], Iterable[npt.NDArray[Any]]]) -> npt.NDArray[Any]:
+        """As `array`, of what need not fit into memory: written as it is made, and read from the disk as it is used.
+
+        Args:
+            key: see the class.
+            count: how many rows there are in all.
+            make: gives the rows, some at a time.
+
+        Returns:
+            An array that cannot be written to.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        path = self._path(key)
+        try:
+            return _mapped(path)
+        except (OSError, ValueError, EOFError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda file: _write_rows(file, count, iter(make())))
+        return _mapped(path)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _write_rows(file: BinaryIO, count: int, parts: Iterator[npt.NDArray[Any]]) -> None:
+    """A .npy file, whose beginning says how large the whole is."""
+    first = next(parts)
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (count, *first.shape[1:])}
+    np.lib.format.write_array_header_1_0(file, header)
+    for part in itertools.chain((first,), parts):
+        file.write(np.ascontiguousarray(part).data)

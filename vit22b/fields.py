@@ -6,9 +6,11 @@ Under the configuration, first on the walk config -> image -> batch -> train sta
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}
 
 
 def require(condition: bool, message: str) -> None:
@@ -29,16 +31,57 @@ def variations(config: Any) -> dict[str, Any]:
     return {f.name: value for f, value in values if f.default is not dataclasses.MISSING and value != f.default}
 
 
-def from_fields(kind: type[T], values: Mapping[str, Any], strict: bool = True) -> T:
+def require_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Raises ValueError where a field's value is not what the dataclass has it annotated with; JSON may hold anything.
+
+    Annotations are texts, numbers, booleans, None, Any, Literals, and tuples, Mappings and unions of those.
+    """
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        require(_fits(value, hints[name]), f"{name} is {value!r}; expected {_in_words(hints[name])}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin is tuple:
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis and isinstance(value, tuple) else inner
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_fits(each, inner[1]) for each in value.values())
+    if kind in (int, float):  # True is an int to Python, and a whole number a float to JSON
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return kind is Any or isinstance(value, kind)
+
+
+def _in_words(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_in_words, inner))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, inner))
+    if origin is tuple:
+        many = "" if inner[-1] is Ellipsis else f" of {len(inner)}"
+        return f"a list{many} ({_in_words(inner[0])} each)"
+    if origin is Mapping:
+        return "an object" if inner[1] is Any else f"an object ({_in_words(inner[1])} each)"
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def from_fields(kind: type[T], values: Mapping[str, Any], strict: bool = True, typed: bool = False) -> T:
     """Builds a dataclass from a mapping; JSON lists become tuples.
 
     Args:
         kind: the dataclass.
         values: by field.
         strict: whether an unknown field is an error. What a newer server says of itself is read with it off.
+        typed: whether values are checked by require_types.
 
     Raises:
-        ValueError: no mapping, or unknown or missing fields; the message names them.
+        ValueError: no mapping, unknown or missing fields, or a value of another type; the message names them.
     """
     require(isinstance(values, Mapping), f"{kind.__name__} is {values!r}; expected an object of its fields")
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -50,5 +93,7 @@ def from_fields(kind: type[T], values: Mapping[str, Any], strict: bool = True) -
     required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
     missing = sorted(set(required) - set(values))
     require(not missing, f"{kind.__name__} lacks {', '.join(missing)}; it is damaged, or no {kind.__name__}")
-    known = {k: v for k, v in values.items() if k not in extra}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k not in extra}
+    if typed:
+        require_types(kind, known)
+    return kind(**known)

@@ -6,9 +6,9 @@ file, and an export writes its numbers into the model card. Standard library onl
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vit22b.fields import from_fields
 
@@ -48,6 +48,9 @@ class ReportRow:
     seeds: int = 1
     synthetic: bool = False
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+Rows = TypeVar("Rows", bound=ReportRow)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +95,30 @@ def read_report(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
+def typed_rows(kind: type[Rows], rows: Sequence[Any], strict: bool = True) -> tuple[Rows, ...]:
+    """Rows of their fields, as JSON has them.
+
+    Raises:
+        ValueError: see vit22b.fields.from_fields; the message says which row.
+    """
+    found = []
+    for number, row in enumerate(rows):
+        try:
+            found.append(from_fields(kind, row, strict, typed=True))
+        except ValueError as error:
+            raise ValueError(f"rows[{number}]: {error}") from error
+    return tuple(found)
+
+
 def read_rows(path: Path) -> ReportRows:
     """Whose numbers a report.json holds, and the numbers.
 
     Raises:
-        ValueError: see read_report; or a field is missing.
+        ValueError: see read_report; or a field is missing, or has a value of another type.
     """
     values = read_report(path)
     try:
-        rows = tuple(from_fields(ReportRow, row, strict=False) for row in values["rows"])
+        rows = typed_rows(ReportRow, values["rows"], strict=False)
         model = values["model"]
         return ReportRows(str(model["source"]), str(model["space_id"]), str(values["date"]), rows)
     except (ValueError, KeyError) as error:

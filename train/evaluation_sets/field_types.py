@@ -24,6 +24,16 @@ def check_fields(described: Any) -> None:
     for name in ("categories", "legend", "details"):
         require(isinstance(fields[name], Mapping), f"`{name}` is {fields[name]!r}; expected an object")
     require_texts("categories", fields["categories"].values())
+    for name, colour in fields["legend"].items():
+        require(
+            isinstance(colour, tuple) and len(colour) == 3 and all(map(_is_level, colour)),
+            f"`legend` has {list(colour) if isinstance(colour, tuple) else colour!r} for {name!r}; expected a colour: "
+            "[red, green, blue], each a whole number from 0 to 255",
+        )
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
 
 
 def require_texts(name: str, values: Iterable[Any]) -> None:

@@ -215,8 +215,10 @@ def read_set(folder: Path) -> EvaluationSet:
         if not isinstance(values, dict):
             raise ValueError(f"{values!r} is no object of fields")
         values["shifts"] = tuple(from_fields(Shift, shift) for shift in values.get("shifts", ()))
-        legend = values.get("legend", {})
-        values["legend"] = {name: tuple(colour) for name, colour in legend.items()}
+        if isinstance(legend := values.get("legend", {}), dict):
+            values["legend"] = {
+                k: tuple(colour) if isinstance(colour, list) else colour for k, colour in legend.items()
+            }
         found = from_fields(EvaluationSet, {**values, "folder": Path(folder)})
         find_templates(found.templates)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

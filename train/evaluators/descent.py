@@ -6,8 +6,8 @@ stop and no choice by a noisy criterion: features that differ by rounding give w
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,17 @@ from flax import nnx
 from vit22b.tree import Params
 
 Loss = Callable[..., jax.Array]
+Rows = npt.NDArray[np.integer]
 EPSILON = 1e-6  # Adam's own 1e-8 makes whole steps of gradients that are rounding errors
 _PART = 64  # examples that a head is asked of at once
+
+
+class Examples(Protocol):
+    """n examples, an array [n, ...] or what makes one of those that are taken."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +74,9 @@ def batches(examples: int, descent: Descent) -> npt.NDArray[np.int64]:
     return np.concatenate(shuffles)[:needed].reshape(descent.steps, batch)
 
 
-def descend(loss: Loss, params: Params, arrays: Sequence[npt.NDArray[Any]], descent: Descent) -> Params:
+def descend(
+    loss: Loss, params: Params, arrays: Sequence[Examples], descent: Descent, rows: Rows | None = None
+) -> Params:
     """Trains parameters.
 
     Args:
@@ -74,6 +85,7 @@ def descend(loss: Loss, params: Params, arrays: Sequence[npt.NDArray[Any]], desc
         params: at the start; left as they are.
         arrays: each [n, ...].
         descent: how.
+        rows: int [m], the examples that it is trained on; all if not given.
 
     Returns:
         The trained parameters.
@@ -83,8 +95,10 @@ def descend(loss: Loss, params: Params, arrays: Sequence[npt.NDArray[Any]], desc
     """
     state = descent.optimizer.init(params)
     value = jnp.zeros(())
-    for rows in batches(len(arrays[0]), descent):
-        params, state, value = _step(loss, descent, params, state, tuple(array[rows] for array in arrays))
+    chosen = np.arange(len(arrays[0])) if rows is None else rows
+    for places in batches(len(chosen), descent):
+        batch = tuple(array[chosen[places]] for array in arrays)
+        params, state, value = _step(loss, descent, params, state, batch)
     if not jnp.isfinite(value):
         raise ValueError(
             f"the loss is {float(value)} after {descent.steps} steps, expected a finite number; see whether the "
@@ -125,11 +139,15 @@ class Learner:
         """What the head gives for a batch, traceable."""
         return nnx.merge(self.graph, params)(*inputs)
 
-    def fit(self, inputs: Sequence[npt.NDArray[Any]], targets: npt.NDArray[Any]) -> Params:
+    def fit(self, inputs: Sequence[Examples], targets: Examples, rows: Rows | None = None) -> Params:
         """The parameters that the head learns from inputs, each [n, ...], and targets [n, ...]; see descend."""
-        return descend(self.loss, self.start, (*inputs, targets), self.descent)
+        return descend(self.loss, self.start, (*inputs, targets), self.descent, rows)
 
-    def __call__(self, params: Params, inputs: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """What the head gives for inputs, each [n, ...], a part after the other: float32 [n, ...]."""
-        parts = range(0, len(inputs[0]), _PART)
-        return np.concatenate([self._compiled(params, *(each[at : at + _PART] for each in inputs)) for at in parts])
+    def parts(self, params: Params, inputs: Sequence[Examples]) -> Iterator[npt.NDArray[np.float32]]:
+        """What the head gives for inputs, each [n, ...], a part after the other: float32 [some, ...]."""
+        for at in range(0, len(inputs[0]), _PART):
+            yield np.asarray(self._compiled(params, *(each[at : at + _PART] for each in inputs)))
+
+    def __call__(self, params: Params, inputs: Sequence[Examples]) -> npt.NDArray[np.float32]:
+        """What the head gives for inputs, each [n, ...]: float32 [n, ...]."""
+        return np.concatenate(list(self.parts(params, inputs)))

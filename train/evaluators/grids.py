@@ -6,6 +6,7 @@ segmentation and depth.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ import numpy.typing as npt
 from jaxtyping import Array, Float
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 SCALE = 4  # heads learn on a grid this many times finer than the tokens'
+_AT_ONCE = 16  # rows of features in float64
 _SMALLEST = 1e-6  # what a variance counts for at least, against the mean one: a constant feature is not blown up
 
 
@@ -32,16 +35,48 @@ class Standard:
 
     @classmethod
     def of(cls, features: Floats) -> Self:
-        """Of training features [..., D]."""
-        rows = features.reshape(-1, features.shape[-1]).astype(np.float64)
-        variance = rows.var(axis=0)
+        """Of training features [n, ..., D], a few of the n at once: float64 copies of all are larger than memories."""
+        count = features.size // features.shape[-1]
+        mean = _total(features, lambda rows: rows) / count
+        variance = _total(features, lambda rows: np.square(rows - mean)) / count
         floor = _SMALLEST * max(float(variance.mean()), _SMALLEST)
-        return cls(rows.mean(axis=0).astype(np.float32), (1 / np.sqrt(variance + floor)).astype(np.float32))
+        return cls(mean.astype(np.float32), (1 / np.sqrt(variance + floor)).astype(np.float32))
 
     def __call__(self, features: Any) -> Any:
         """Features [..., D] of numpy or of JAX, standardised."""
         shape = (1,) * (features.ndim - 1) + self.mean.shape
         return (features - self.mean.reshape(shape)) * self.scale.reshape(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardised:
+    """Features [n, ..., D] that are standardised as they are taken, so that there is no second copy of them all."""
+
+    features: Floats
+    standard: Standard
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the features."""
+        return self.features.shape
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: Any) -> Floats:
+        found: Floats = self.standard(self.features[rows])
+        return found
+
+
+def _total(features: Floats, of: Callable[[Doubles], Doubles]) -> Doubles:
+    """The sum over all but the last axis of something of the features: float64 [D]."""
+    width = features.shape[-1]
+    total = np.zeros(width)
+    for at in range(0, len(features), _AT_ONCE):
+        rows = of(features[at : at + _AT_ONCE].reshape(-1, width).astype(np.float64))
+        rows[0] += total  # numpy adds row by row: the sum is, to the last bit, that of all rows at once
+        total = rows.sum(axis=0)
+    return total
 
 
 def side(tokens: int) -> int:

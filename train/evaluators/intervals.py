@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 Interval = tuple[float, float]
 
@@ -78,6 +78,30 @@ def paired_bootstrap(
             f"the scores have the shapes {one.shape} and {other.shape}; expected the same examples in both"
         )
     return float((one - other).mean()), *bootstrap(one - other, seed, draws, level)
+
+
+def with_spread(value: float, interval: Interval, seeded: Sequence[tuple[float, int]], level: float = 0.95) -> Interval:
+    """An interval over examples, widened by what other seeds would give.
+
+    A mean over s seeds has the variance deviation^2 / s. Those of all means add up, with the degrees of freedom of
+    Welch and Satterthwaite, since few seeds tell a deviation badly: by Student's t of them it becomes a half-width,
+    which adds to the interval's by squares (Zou & Donner 2008). Seeds count as independent of each other; where models
+    share them, as few shots do, the interval is rather too wide.
+
+    Args:
+        value: that the interval is of, a sum or a difference of means.
+        interval: of it over the examples.
+        seeded: for each mean its deviation over seeds, the unbiased estimate, and how many they are, 2 or more.
+        level: the share of such intervals that hold the true value.
+    """
+    variances = [deviation**2 / seeds for deviation, seeds in seeded]
+    total = sum(variances)
+    if not total:
+        return interval
+    freedom = total**2 / sum(each**2 / (seeds - 1) for each, (_, seeds) in zip(variances, seeded, strict=True))
+    half = float(t.ppf(0.5 + level / 2, freedom)) * total**0.5
+    low, high = interval
+    return value - float(np.hypot(value - low, half)), value + float(np.hypot(high - value, half))
 
 
 def bootstrap_of(

@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.evaluators.intervals import paired_bootstrap
+from train.evaluators.intervals import paired_bootstrap, with_spread
 from train.reports.document import ModelFacts, ProtocolFacts, Report, SetFacts, lines_of, read
 from train.suite.outcome import Better, Row
 from vit22b.report_rows import FORMAT_VERSION
 from vit22b.whole_file import write_whole
 
 PAIRED, PLAIN = "paired bootstrap over images", "plain difference, without an interval"
+SEEDED = "paired bootstrap over images, widened by the deviation over seeds"
+IMAGES_ONLY = "paired bootstrap over images; the spread over seeds is not known, so that there is no verdict"
 # Settings that a protocol finds for each model anew, by a sweep or by what the model is. Rows that differ in them
 # measure the same; rows that differ in any other do not.
 FOUND = ("chosen", "expected", "layers", "learning_rate", "observers", "penalty", "resolution", "temperature")
@@ -29,7 +31,7 @@ class Difference:
     Attributes:
         value: the difference.
         interval: 95% of it, where both rows have a score for each example.
-        kind: PAIRED or PLAIN.
+        kind: PAIRED; SEEDED where a row is a mean over seeds; IMAGES_ONLY where it is and has no deviation; or PLAIN.
         better: whether the model is better than the first, None where the interval does not tell.
     """
 
@@ -181,10 +183,17 @@ def _difference(first: Row | None, other: Row | None) -> Difference | None:
     if not first.scores or not other.scores:
         return Difference(other.value - first.value, None, PLAIN, None)
     value, low, high = paired_bootstrap(other.scores, first.scores)
+    kind = PAIRED
+    if first.seeds > 1 or other.seeds > 1:
+        spreads = [(row.deviation, row.seeds) for row in (first, other) if row.deviation is not None and row.seeds > 1]
+        # A row of one seed beside one of several depends on its seed as well, and nobody has seen by how much.
+        if len(spreads) < 2:
+            return Difference(value, (low, high), IMAGES_ONLY, None)
+        kind, (low, high) = SEEDED, with_spread(value, (low, high), spreads)
     better = None
     if other.better != "neither" and not low <= 0 <= high:
         better = (value > 0) == (other.better == "more")
-    return Difference(value, (low, high), PAIRED, better)
+    return Difference(value, (low, high), kind, better)
 
 
 def _names(models: Sequence[ModelFacts], where: Sequence[str]) -> tuple[str, ...]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.reports import figures, scaling_figure
-from train.reports.comparison import PAIRED, ComparedRow, Comparison, Difference
+from train.reports.comparison import ComparedRow, Comparison, Difference
 from train.reports.markup import Markup, element, flops, joined, number, page, settings, spread, table
 from vit22b.whole_file import write_whole
 
 _EXPLAINED = (
     "Differences are of a model less the first one. Where every image has a score, they have a 95% interval by the "
-    "paired bootstrap, and a model is called better or worse only where that leaves 0 out. Differences in italics have "
-    "no interval: how sure they are is not known."
+    "paired bootstrap over images, of means over seeds widened by their deviation; a model is called better or worse "
+    "only where that leaves 0 out. Differences in italics have no interval: how sure they are is not known."
 )
 
 
@@ -100,7 +100,7 @@ def _told(difference: Difference | None) -> Markup:
     if difference is None:
         return element("td", "")
     value = f"{difference.value:+.4f}"
-    if difference.kind != PAIRED:
+    if difference.interval is None:
         return element("td", element("i", value, title=difference.kind), class_="spread")
     verdict = {True: "better", False: "worse", None: "not told apart"}[difference.better]
     colour = {True: "good", False: "bad", None: "soft"}[difference.better]

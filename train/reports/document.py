@@ -4,6 +4,7 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from train.suite.outcome import Plot, Row
 from vit22b.fields import from_fields
-from vit22b.report_rows import FORMAT_VERSION, read_report
+from vit22b.report_rows import FORMAT_VERSION, read_report, typed_rows
 from vit22b.whole_file import write_whole
 
 # Whole pictures: of use in the page only, and larger than all other fields together.
@@ -129,20 +130,21 @@ class Report:
         """The inverse of to_json, but for the overlays, on what vit22b.report_rows.read_report gives.
 
         Raises:
-            ValueError: a field is missing or unknown.
+            ValueError: a field is missing or unknown, or has a value of another type.
         """
+        read = functools.partial(from_fields, typed=True)
         try:
             known = {
-                "model": from_fields(ModelFacts, values["model"]),
-                "sets": tuple(from_fields(SetFacts, each) for each in values["sets"]),
-                "protocols": tuple(from_fields(ProtocolFacts, each) for each in values["protocols"]),
-                "rows": tuple(_row(each) for each in values["rows"]),
-                "plots": tuple(from_fields(Plot, each) for each in values["plots"]),
-                "not_run": tuple(from_fields(NotRun, each) for each in values["not_run"]),
+                "model": read(ModelFacts, values["model"]),
+                "sets": tuple(read(SetFacts, each) for each in values["sets"]),
+                "protocols": tuple(read(ProtocolFacts, each) for each in values["protocols"]),
+                "rows": typed_rows(Row, [_without_beats(each) for each in values["rows"]]),
+                "plots": tuple(read(Plot, each) for each in values["plots"]),
+                "not_run": tuple(read(NotRun, each) for each in values["not_run"]),
             }
         except KeyError as error:
             raise ValueError(f"the report lacks {error}") from error
-        return from_fields(cls, {k: v for k, v in values.items() if k != "format_version"} | known)
+        return from_fields(cls, {k: v for k, v in values.items() if k != "format_version"} | known, typed=True)
 
 
 def write(report: Report, path: Path) -> None:
@@ -197,5 +199,6 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _row(values: Mapping[str, Any]) -> Row:
-    return from_fields(Row, {name: value for name, value in values.items() if name != "beats_chance_by"})
+def _without_beats(row: Any) -> Any:
+    """A row's fields without what is computed from them."""
+    return {k: v for k, v in row.items() if k != "beats_chance_by"} if isinstance(row, Mapping) else row

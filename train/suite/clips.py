@@ -51,12 +51,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("frames", "views"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of 1 or more")
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number of 1 or more")
         if self.crops not in _CROPS:
-            raise ValueError(f"crops is {self.crops!r}; expected one of {', '.join(map(str, _CROPS))}")
-        if not isinstance(self.centred, bool):
-            raise ValueError(f"centred is {self.centred!r}; expected true or false")
+            raise ValueError(f"crops is {self.crops}; expected one of {', '.join(map(str, _CROPS))}")
 
     @classmethod
     def of(cls, details: Mapping[str, Any]) -> "Sampling":
@@ -69,7 +67,7 @@ class Sampling:
         if not isinstance(given, Mapping):
             raise ValueError(f"details.sampling is {given!r}; expected an object of frames, views, crops and centred")
         try:
-            return from_fields(cls, given)
+            return from_fields(cls, given, typed=True)
         except ValueError as error:
             raise ValueError(f"details.sampling: {error}") from error
 

@@ -4,14 +4,18 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from train.kept import Kept
-from train.tower import Floats, Image, Tower, TowerFeatures
+from train.suite.room import require_room
+from train.tower import Floats, Image, Tower
+
+DENSE_PART = 128  # images whose tokens are asked for at once: a multiple of the batches of towers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,25 +69,24 @@ class Context:
         return self._answer("pooled", images, lambda: self.tower.features(images).pooled)
 
     def tokens(self, images: Sequence[Image]) -> Floats:
-        """float32 [n, N, D]."""
+        """float32 [n, N, D], not to be written to; where answers are kept it lies on the disk, and not in memory."""
 
-        def ask() -> Floats:
-            found = self.tower.features(images, tokens=True).tokens
+        def ask(some: Sequence[Image]) -> Floats:
+            found = self.tower.features(some, tokens=True).tokens
             assert found is not None  # asked for
             return found
 
-        return self._answer("tokens", images, ask)
+        return self._dense("tokens", images, ask)
 
     def layers(self, images: Sequence[Image], layers: Sequence[int]) -> dict[int, Floats]:
-        """float32 [n, N, D] by block."""
-        found: dict[int, TowerFeatures] = {}
+        """float32 [n, N, D] by block, as `tokens`; all of them are asked for in one pass."""
 
-        def ask(layer: int) -> Floats:
-            if not found:  # one pass for all of them
-                found[0] = self.tower.features(images, layers=layers)
-            return found[0].layers[layer]
+        def ask(some: Sequence[Image]) -> Floats:
+            found = self.tower.features(some, layers=layers).layers
+            return np.stack([found[layer] for layer in layers], axis=1)
 
-        return {layer: self._answer(f"layer {layer}", images, lambda layer=layer: ask(layer)) for layer in layers}
+        found = self._dense(f"layers {', '.join(map(str, layers))}", images, ask)
+        return {layer: found[:, place] for place, layer in enumerate(layers)}
 
     def embeddings(self, images: Sequence[Image]) -> Floats:
         """float32 [n, E], of unit length."""
@@ -98,15 +101,51 @@ class Context:
         if key not in self._memory:
             kept = self._kept
             found = ask() if kept is None else kept.array(f"{self.tower.fingerprint} {key}", ask)
-            # Here for all protocols: an argmax takes a NaN for the best class, and tells nobody.
-            if len(found) != len(images) or not np.isfinite(found).all():
-                raise ValueError(
-                    f"{self.tower.source} answers {len(images)} images with {what} of the shape {found.shape}, "
-                    f"{(~np.isfinite(found)).sum()} numbers of which are not finite; expected {len(images)} rows of "
-                    "finite numbers: the model has diverged, take an earlier checkpoint"
-                )
+            self._check(what, images, found)
             self._memory[key] = found
         return self._memory[key]
+
+    def _dense(self, what: str, images: Sequence[Image], ask: Callable[[Sequence[Image]], Floats]) -> Floats:
+        """Answers that are asked for, checked and kept part by part, since all of them may not fit into memory."""
+        key = f"{what} {_digest(images)}"
+        if key not in self._memory:
+            kept, count = self._kept, len(images)
+            if kept is None:
+                self._memory[key] = _joined(count, self._parts(what, images, ask))
+            else:
+                make = functools.partial(self._parts, what, images, ask)
+                self._memory[key] = kept.rows(f"{self.tower.fingerprint} {key}", count, make)
+        return self._memory[key]
+
+    def _parts(self, what: str, images: Sequence[Image], ask: Callable[[Sequence[Image]], Floats]) -> Iterator[Floats]:
+        for at in range(0, len(images), DENSE_PART):
+            some = images[at : at + DENSE_PART]
+            found = ask(some)
+            self._check(what, some, found)
+            if not at:  # before the tower works on the rest
+                size = found.nbytes // len(found) * len(images)
+                title = f"the {what} of {len(images):,} images by {self.tower.source}"
+                require_room(title, size, self._kept.folder if self._kept else None)
+            yield found
+
+    def _check(self, what: str, images: Sequence[Image], found: Floats) -> None:
+        # Here for all protocols: an argmax takes a NaN for the best class, and tells nobody.
+        if len(found) != len(images) or not np.isfinite(found).all():
+            raise ValueError(
+                f"{self.tower.source} answers {len(images)} images with {what} of the shape {found.shape}, "
+                f"{(~np.isfinite(found)).sum()} numbers of which are not finite; expected {len(images)} rows of "
+                "finite numbers: the model has diverged, take an earlier checkpoint"
+            )
+
+
+def _joined(count: int, parts: Iterator[Floats]) -> Floats:
+    """Parts of `count` rows as one array, without a second copy of them all."""
+    found, at = np.empty(0, np.float32), 0
+    for part in parts:
+        found = found if at else np.empty((count, *part.shape[1:]), part.dtype)
+        found[at : at + len(part)] = part
+        at += len(part)
+    return found
 
 
 def _digest(images: Sequence[Image]) -> str:

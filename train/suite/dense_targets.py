@@ -24,18 +24,41 @@ _ORIENTATION = 0x0112
 
 
 @dataclasses.dataclass(frozen=True)
+class Maps(Sequence[npt.NDArray[Any]]):
+    """Masks or depth maps that are read when they are looked at: a large set's do not fit into memory.
+
+    Attributes:
+        paths: n files.
+        windows: what of each is looked at.
+        read: gives the whole map of a file.
+    """
+
+    paths: Sequence[Path]
+    windows: Sequence[Window]
+    read: Callable[[Path], npt.NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        return self.read(self.paths[index])[self.windows[index]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Targets:
     """What is to be predicted of each image.
 
     Attributes:
         files: n images.
-        maps: n arrays [h, w], the part of each mask or depth map that the tower sees the image of.
+        maps: n arrays [h, w], the part of each mask or depth map that the tower sees the image of; see Maps.
         windows: n pairs of slices, where that part lies in the image.
         whole: whether the parts are all there is of every image.
     """
 
     files: tuple[Path, ...]
-    maps: tuple[npt.NDArray[Any], ...]
+    maps: Maps
     windows: tuple[Window, ...]
     whole: bool
 
@@ -45,7 +68,8 @@ class Targets:
     @property
     def resolution(self) -> str:
         """For a row: "112x112", height before width, or from the smallest to the largest by area."""
-        sizes = sorted({each.shape for each in self.maps}, key=lambda shape: (shape[0] * shape[1], shape))
+        shapes = {(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in self.windows}
+        sizes = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))
         return " to ".join(f"{height}x{width}" for height, width in dict.fromkeys((sizes[0], sizes[-1])))
 
     @property
@@ -80,11 +104,12 @@ def depths(part: Part, preprocess: Preprocess) -> Targets:
     Raises:
         ValueError: a map is no array [h, w] of floats, has not its image's size, or has no depth at all.
     """
-    found = _targets(part, part.paths("depth"), _depth, preprocess)
-    for file, each in zip(found.files, found.maps, strict=True):
-        if not valid(each).any():
+
+    def check(file: Path, seen: npt.NDArray[Any]) -> None:
+        if not valid(seen).any():
             raise ValueError(f"the depth of {file} has no value that is finite and above 0; give some, or leave it out")
-    return found
+
+    return _targets(part, part.paths("depth"), _depth, preprocess, check)
 
 
 def window(height: int, width: int, preprocess: Preprocess) -> Window:
@@ -103,11 +128,16 @@ def window(height: int, width: int, preprocess: Preprocess) -> Window:
 
 
 def _targets(
-    part: Part, paths: Sequence[Path], read: Callable[[Path], npt.NDArray[Any]], preprocess: Preprocess
+    part: Part,
+    paths: Sequence[Path],
+    read: Callable[[Path], npt.NDArray[Any]],
+    preprocess: Preprocess,
+    check: Callable[[Path, npt.NDArray[Any]], None] | None = None,
 ) -> Targets:
+    """Reads every map once, so that what is wrong with one is told before anything is learnt."""
     if not len(part):
         raise ValueError(f"{part.folder} has no images")
-    maps, windows, whole = [], [], True
+    windows, whole = [], True
     for file, path in zip(part.files, paths, strict=True):
         found, size = read(path), _size(file)
         if found.shape != size:
@@ -116,9 +146,11 @@ def _targets(
                 f"{size[0]}x{size[1]}; a target has its image's size"
             )
         windows.append(window(*size, preprocess))
-        maps.append(found[windows[-1]])
-        whole = whole and maps[-1].shape == size
-    return Targets(part.files, tuple(maps), tuple(windows), whole)
+        seen = found[windows[-1]]
+        if check is not None:
+            check(file, seen)
+        whole = whole and seen.shape == size
+    return Targets(part.files, Maps(paths, windows, read), tuple(windows), whole)
 
 
 def _size(file: Path) -> tuple[int, int]:

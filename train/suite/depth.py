@@ -12,7 +12,7 @@ import numpy as np
 from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import depth as measures
 from train.evaluators.depth_heads import KINDS, STAGES, Kind, depth_head, predicted, stages, training_depths
-from train.evaluators.grids import Floats, Standard
+from train.evaluators.grids import Floats, Standard, Standardised
 from train.suite import overlays
 from train.suite.context import Context
 from train.suite.dense_targets import Targets, depths
@@ -41,7 +41,7 @@ def frozen(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 
 def _inputs(
     context: Context, kind: Kind, train: Targets, test: Targets
-) -> tuple[tuple[Floats, ...], tuple[Floats, ...], dict[str, Any]]:
+) -> tuple[tuple[Standardised, ...], tuple[Standardised, ...], dict[str, Any]]:
     """The standardised tokens that a head takes of both parts, and what to say of them."""
     if kind == "linear":
         given = [(context.tokens(train.files), context.tokens(test.files))]
@@ -49,8 +49,8 @@ def _inputs(
     else:
         given, settings = _layers(context, train, test)
     standards = [Standard.of(learnt) for learnt, _ in given]
-    learnt = tuple(standard(each) for standard, (each, _) in zip(standards, given, strict=True))
-    asked = tuple(standard(each) for standard, (_, each) in zip(standards, given, strict=True))
+    learnt = tuple(Standardised(each, standard) for standard, (each, _) in zip(standards, given, strict=True))
+    asked = tuple(Standardised(each, standard) for standard, (_, each) in zip(standards, given, strict=True))
     return learnt, asked, settings
 
 

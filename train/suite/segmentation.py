@@ -5,7 +5,9 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ from flax import nnx
 from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import segmentation as measures
 from train.evaluators.descent import Descent, Learner, descend
-from train.evaluators.grids import Floats, Standard
+from train.evaluators.grids import Floats, Standard, Standardised
 from train.evaluators.intervals import bootstrap_of
 from train.evaluators.segmenters import KINDS, cross_entropy, predicted, segmenter, training_labels
 from train.suite import overlays
@@ -27,6 +29,7 @@ from train.suite.protocol import Protocol
 from vit22b.checkpoint import load
 from vit22b.image import image_batches
 from vit22b.model import abstract, normalise
+from vit22b.preprocess import Preprocess
 from vit22b.tree import Params
 
 FROZEN, TUNED = "segmentation/1", "segmentation-tuned/1"
@@ -40,34 +43,39 @@ class Measured:
     """What a head said of the test part.
 
     Attributes:
-        found: the class of every pixel, uint8 [h, w] of each image.
+        found: the class of every pixel, uint8 [h, w], of the images that are shown, by their place in the part.
         counts: int64 [n, k, k], the confusions of each image.
     """
 
-    found: tuple[npt.NDArray[np.uint8], ...]
+    found: Mapping[int, npt.NDArray[np.uint8]]
     counts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, logits: Floats, test: Targets, classes: int) -> "Measured":
-        """Measures logits [n, g, g, k] at the labels' own resolution."""
-        found = tuple(predicted(each, label.shape) for each, label in zip(logits, test.maps, strict=True))
-        counts = [measures.confusion(label, each, classes) for label, each in zip(test.maps, found, strict=True)]
-        return cls(found, np.stack(counts))
+    def of(cls, logits: Iterable[Floats], test: Targets, classes: int) -> "Measured":
+        """Measures logits, parts [some, g, g, k] of the test images in order, at the labels' own resolution."""
+        places, shown, counts = overlays.places(len(test)), {}, []
+        each_of = itertools.chain.from_iterable(logits)
+        for place, (each, label) in enumerate(zip(each_of, test.maps, strict=True)):
+            found = predicted(each, label.shape)
+            counts.append(measures.confusion(label, found, classes))
+            if place in places:
+                shown[place] = found
+        return cls(shown, np.stack(counts))
 
 
 def frozen(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """A linear head and a light decoder on the tokens, learnt from 1/16 of the training images up to all."""
     train, test = _parts(context, described)
     tokens, standard = _standardised(context, train)
-    tests, labels = standard(context.tokens(test.files)), training_labels(train.maps, tokens.shape[1])
+    tests = Standardised(context.tokens(test.files), standard)
+    labels = training_labels(train.maps, tokens.shape[1])
     order = np.random.default_rng(0).permutation(len(train))
     taken = {fraction: max(1, round(fraction * len(train))) for fraction in FRACTIONS}
     series: dict[str, list[float]] = {}
     for kind in KINDS:
         head = segmenter(kind, tokens.shape[2], len(described.classes), context.effort.decoder_steps)
         for fraction, count in taken.items():
-            rows = order[:count]
-            said = head(head.fit((tokens[rows],), labels[rows]), (tests,))
+            said = head.parts(head.fit((tokens,), labels, order[:count]), (tests,))
             measured = Measured.of(said, test, len(described.classes))
             settings = {**head.settings, "fraction": fraction, "training images": count}
             found = list(_rows(FROZEN, described, test, measured, settings))
@@ -134,18 +142,29 @@ class TunedTower:
 
     def fit_and_ask(
         self, head: Params, train: Targets, labels: npt.NDArray[np.uint8], test: Targets, steps: int
-    ) -> tuple[Floats, Descent]:
-        """Trains from the tower's weights and the head's, and gives the logits of the test images."""
+    ) -> tuple[Iterator[Floats], Descent]:
+        """Trains from the tower's weights and the head's, and gives the logits of the test images, part by part."""
         descent = Descent(steps, TUNING_RATE, decay=0.01)
         start = {"image": self._image, "head": head}
-        params = descend(self.loss, start, (self._pixels(train.files), labels), descent)
+        params = descend(self.loss, start, (Pixels(train.files, self._preprocess), labels), descent)
         ask = jax.jit(self.logits)
-        pixels = self._pixels(test.files)
-        parts = [np.asarray(ask(params, pixels[at : at + _AT_ONCE])) for at in range(0, len(pixels), _AT_ONCE)]
-        return np.concatenate(parts), descent
+        pixels = image_batches(test.files, self._preprocess, _AT_ONCE)
+        return (np.asarray(ask(params, some)) for some in pixels), descent
 
-    def _pixels(self, files: Sequence[Any]) -> npt.NDArray[np.uint8]:
-        return np.concatenate(list(image_batches(files, self._preprocess, _AT_ONCE)))
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """Images uint8 [n, R, R, 3] that are decoded as they are taken: a large set's do not fit into memory."""
+
+    files: Sequence[Path]
+    preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        (found,) = image_batches([self.files[row] for row in rows], self.preprocess, len(rows))
+        return found
 
 
 def _parts(context: Context, described: EvaluationSet) -> tuple[Targets, Targets]:
@@ -153,10 +172,10 @@ def _parts(context: Context, described: EvaluationSet) -> tuple[Targets, Targets
     return masks(described.part("train"), preprocess), masks(described.part("test"), preprocess)
 
 
-def _standardised(context: Context, train: Targets) -> tuple[Floats, Standard]:
+def _standardised(context: Context, train: Targets) -> tuple[Standardised, Standard]:
     tokens = context.tokens(train.files)
     standard = Standard.of(tokens)
-    return standard(tokens), standard
+    return Standardised(tokens, standard), standard
 
 
 def _rows(
