@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 
 from tests.planted_tower import PlantedTower
 from train.evaluation_sets.reading import EvaluationSet
+from train.evaluators.few_shot import draw
+from train.mixture import open_mixture
 from train.suite import distillation, fine_tuning
 from train.suite.context import Context, Effort
-from train.suite.distillation import DISTILLATION
+from train.suite.distillation import DISTILLATION, Chosen
 from train.suite.fine_tuning import FINE_TUNING
 from train.suite.outcome import Plot, Row
 from train.suite.running import Task, run
@@ -87,6 +90,15 @@ def test_a_head_is_read_by_the_names_of_its_classes(small):
     known = [labels[0] in Knowing.labels for labels in test.labels]
     np.testing.assert_array_equal(found, known)
     assert 0 < found.mean() < 1
+
+
+def test_a_student_sees_the_images_that_were_drawn(small):
+    part = small.part("train")
+    (source,) = open_mixture((str(part.folder),)).sources
+    few = Chosen(source, draw(part.targets, 3, seed=1))
+    assert len(few) == 30
+    assert Counter(few[index].labels for index in range(30)) == {(name,): 3 for name in small.classes}
+    assert [few.name(index) for index in range(30)] == [few[index].name for index in range(30)]
 
 
 @pytest.mark.slow

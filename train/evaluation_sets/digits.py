@@ -16,7 +16,7 @@ from train.evaluation_sets.writing import PartWriter
 from train.mnist import FOLD, NAMES
 from vit22b.prompts import DIGIT_CAPTIONS
 
-VERSION = 2
+VERSION = 1
 A_CLASS = {"train": 200, "test": 50}
 
 
@@ -43,7 +43,6 @@ def _make(folder: Path, _: Debian) -> EvaluationSet:
         classes=NAMES,
         templates=("digits",),
         makers=VERSION,
-        details={"fine_tuning": True},
     )
 
 

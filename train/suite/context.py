@@ -33,8 +33,8 @@ class Effort:
     seeds: int = 3
     probe_epochs: int = 10
     decoder_steps: int = 250
-    fine_tune_steps: int = 120
-    distil_steps: int = 120
+    fine_tune_steps: int = 240
+    distil_steps: int = 400
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,6 +1,8 @@
 """Distillation: a small student of the fine-tuned tower, beside the same student of the labels alone.
 
-Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
+Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Both see few images, and
+each of them often: a student is a match for its teacher after hundreds of epochs (Beyer et al. 2022), and of few images
+minutes are as many. What the teacher says of a view is asked once.
 """
 
 import contextlib
@@ -8,14 +10,18 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from train import distill
 from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators.accuracy import guessed
 from train.evaluators.distillation_gain import Gain, gain
 from train.evaluators.features import Doubles
+from train.evaluators.few_shot import draw
+from train.input import Augment
 from train.loop import train
-from train.mixture import open_mixture
+from train.mixture import Mixture, open_mixture
+from train.sources.example import Example, Source
 from train.state import Step
 from train.suite.context import Context
 from train.suite.fine_tuning import fine_tuned
@@ -23,13 +29,15 @@ from train.suite.outcome import CannotRun, Outcome, Plot
 from train.suite.parts import training_part
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
-from train.suite.training_runs import AUGMENT, COMPUTE, asks, folder, optimizer, quiet, right
+from train.suite.training_runs import COMPUTE, asks, folder, optimizer, quiet, right
 from train.tower import Tower
 from train.tower_opening import open_tower
 
 DISTILLATION = "distillation/1"
 DEPTH = 2  # the student is of size mu with so many blocks
-TEMPERATURE, PEAK, BATCH = 3.0, 2e-3, 32
+TEMPERATURE, PEAK, BATCH = 2.0, 3e-3, 32
+SHOTS, VIEWS = 5, 8  # images of each class, crops of each image
+AUGMENT = Augment(min_area=0.5, flip=False)
 
 
 def distillation(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
@@ -45,6 +53,8 @@ def distillation(context: Context, described: EvaluationSet) -> Iterator[Outcome
         alone = _students(context, described, teacher, label_weight=1.0)
     settings = {
         "student": f"mu, {DEPTH} blocks, patch {_coarse(context.tower)}",
+        "images of a class": _shots(described),
+        "views": VIEWS,
         "steps": effort.distil_steps,
         "batch": _batch(described),
         "temperature": TEMPERATURE,
@@ -83,9 +93,11 @@ def _teacher(context: Context, described: EvaluationSet, opened: contextlib.Exit
 def _students(context: Context, described: EvaluationSet, teacher: Tower, label_weight: float) -> Doubles:
     """A student for each seed: 1 where it is right, [seeds, n]."""
     part, test, steps = training_part(described), described.part("test"), context.effort.distil_steps
+    (source,) = open_mixture((str(part.folder),)).sources
     step: Step | None = None
     found = []
     for seed in range(context.effort.seeds):
+        few = Mixture((Chosen(source, draw(part.targets, _shots(described), seed)),))
         settings = distill.Settings(
             teacher=teacher.source,
             data=(str(part.folder),),
@@ -98,6 +110,7 @@ def _students(context: Context, described: EvaluationSet, teacher: Tower, label_
             classes="data",
             label_weight=label_weight,
             temperature=TEMPERATURE,
+            views=VIEWS,
             steps=steps,
             seed=seed,
             batch=_batch(described),
@@ -107,7 +120,7 @@ def _students(context: Context, described: EvaluationSet, teacher: Tower, label_
             **quiet(steps),
         )
         mesh = settings.compute.make_mesh()
-        task = distill.make_task(settings, open_mixture(settings.data), teacher, mesh)
+        task = distill.make_task(settings, few, teacher, mesh)
         # Students differ in nothing that is compiled.
         task = task if step is None else dataclasses.replace(task, step=step)
         step = task.step
@@ -134,9 +147,39 @@ def _plot(data: str, taught: Doubles, distilled: Doubles, alone: Doubles, found:
     return Plot(DISTILLATION, data, "bars", title, values)
 
 
+def _shots(described: EvaluationSet) -> int:
+    """Images of each class, at most as many as the smallest class has.
+
+    Raises:
+        CannotRun: a class has none.
+    """
+    counts = np.bincount(training_part(described).targets, minlength=len(described.classes))
+    if not counts.min():
+        raise CannotRun(f"no training image shows {described.classes[counts.argmin()]!r}; a student needs some of each")
+    return min(SHOTS, int(counts.min()))
+
+
 def _batch(described: EvaluationSet) -> int:
-    """An even number, since mixup takes neighbours."""
-    return min(BATCH, len(training_part(described)) // 2 * 2)
+    return min(BATCH, _shots(described) * len(described.classes))
+
+
+class Chosen:
+    """Some of the examples of a source, in an order of their own; see train.sources.example.Source."""
+
+    def __init__(self, source: Source, places: npt.NDArray[np.int64]) -> None:
+        """Takes the source, and the examples [n] by their numbers in it."""
+        self.labels, self.where_labels = source.labels, source.where_labels
+        self._source, self._places = source, places.tolist()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[self._places[index]]
+
+    def name(self, index: int) -> str:
+        """See Source."""
+        return self._source.name(self._places[index])
 
 
 PROTOCOLS: tuple[Protocol, ...] = (
@@ -145,10 +188,10 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "Distillation",
         "classification",
         "section 4.2; Beyer et al. 2022",
-        f"Top-1 accuracy of a student of size mu with {DEPTH} blocks that learns KL(teacher || student) on the same "
-        "mixed crops as its teacher, the fine-tuned tower (of a served model its own head), and of the same student "
-        "that learns from the labels of the same images alone, with the same crops and mixtures: means over seeds, and "
-        "the gain.",
+        f"Top-1 accuracy of a student of size mu with {DEPTH} blocks that learns KL(teacher || student), at a "
+        f"temperature of {TEMPERATURE:g}, of {VIEWS} crops of {SHOTS} training images of each class, from its teacher, "
+        "the fine-tuned tower (of a served model its own head), and of the same student that learns from the labels of "
+        "the same crops alone: means over seeds, which draw the images, and the gain.",
         distillation,
         asks,
     ),

@@ -14,19 +14,21 @@ from train import finetune
 from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators.accuracy import guessed, ranks, within
 from train.evaluators.intervals import paired_bootstrap
+from train.input import Augment
 from train.suite.context import Context
 from train.suite.outcome import CannotRun, Outcome
 from train.suite.parts import training_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
 from train.suite.shares import Shares
-from train.suite.training_runs import AUGMENT, COMPUTE, asks, folder, optimizer, quiet, right
+from train.suite.training_runs import COMPUTE, asks, folder, optimizer, quiet, right
 from train.tower_opening import open_tower
 from vit22b.checkpoint import Checkpoints, load
 from vit22b.config import ModelConfig
 
 FINE_TUNING = "fine-tuning/1"
-LAYER_DECAY, PEAK, BATCH = 0.75, 1e-3, 64
+LAYER_DECAY, PEAK, BATCH = 0.75, 1e-3, 32
+AUGMENT = Augment(min_area=0.8, flip=False)
 
 _TUNED: WeakKeyDictionary[Context, dict[Path, Path]] = WeakKeyDictionary()
 

@@ -14,13 +14,11 @@ from train.compute import Compute
 from train.evaluation_sets.reading import EvaluationSet, Part
 from train.evaluators.accuracy import ranks, within
 from train.evaluators.features import Doubles
-from train.input import Augment
 from train.optimizer import Optimizer
 from train.suite.context import Context
 from train.tower import Tower
 
 ASKED = "fine_tuning"  # in a set's details
-AUGMENT = Augment(min_area=0.8, flip=False)
 COMPUTE = Compute(dtype="float32")
 
 
