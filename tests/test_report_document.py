@@ -165,7 +165,7 @@ def test_what_ran_becomes_a_report(tmp_path):
         for name, runs in (("one", gives), ("two", breaks))
     ]
     ran = [run(None, Task(protocol, described)) for protocol in protocols]
-    found = facts.make_report(PlantedTower(), ran)
+    found = facts.make_report(facts.model_facts(PlantedTower()), ran)
     assert [row.value for row in found.rows] == [0.5]
     assert [(each.protocol, each.reason) for each in found.not_run] == [
         ("one/1", "the rest needs a text tower"),

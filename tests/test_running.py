@@ -13,7 +13,7 @@ from train.kept import Kept
 from train.suite.context import Context, Effort
 from train.suite.outcome import CannotRun, Row
 from train.suite.protocol import Protocol
-from train.suite.room import require_room
+from train.suite.room import available_memory, require_room
 from train.suite.running import Task, chosen, find_sets, run, tasks
 from train.tower import TowerFeatures
 from vit22b.folder import Record, write_metadata
@@ -272,6 +272,19 @@ def test_room_is_that_of_the_disk_or_of_the_memory(tmp_path):
         require_room("tokens", 1, folder)
         with pytest.raises(ValueError, match=rf"tokens take 1048576\.0 GiB, and .*GiB.*; give .*{remedy}.*--sets"):
             require_room("tokens", 2**50, folder)
+
+
+def test_the_memory_that_is_left_is_the_machines_and_at_most_the_containers(tmp_path):
+    memory, container = tmp_path / "meminfo", tmp_path / "cgroup"
+    assert available_memory(memory, container) is None
+    memory.write_text("MemTotal: 20 kB\nMemAvailable:       16 kB\n")
+    assert available_memory(memory, container) == 16384
+    container.mkdir()
+    for name, value in (("max", "10000"), ("current", "9000"), ("stat", "anon 1\ninactive_file 500\n")):
+        (container / f"memory.{name}").write_text(value)
+    assert available_memory(memory, container) == 1500
+    (container / "memory.max").write_text("max\n")
+    assert available_memory(memory, container) == 16384
 
 
 def test_kept_rows_that_are_damaged_or_do_not_come_whole_are_made_anew(tmp_path):

@@ -11,7 +11,7 @@ model that is served of it give the same numbers, so that two reports show wheth
 
 import vit22b.quiet  # noqa: F401, I001 (before TensorFlow is imported)
 import dataclasses
-import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from train.kept import Kept
 from train.reports import comparison, comparison_page, document, page
-from train.reports.facts import make_report
+from train.reports.document import ModelFacts
+from train.reports.facts import make_report, model_facts
 from train.reports.terminal_table import comparison_table, report_table
 from train.suite.context import Context, Effort
 from train.suite.registry import PROTOCOLS
 from train.suite.running import Ran, Task, chosen, find_sets, run, tasks
-from train.tower import Tower
 from train.tower_opening import open_tower
 from vit22b import program
 from vit22b.errors import VitError
@@ -70,15 +70,19 @@ def evaluate(settings: Settings) -> int:
     todo = tasks([protocol for protocol in PROTOCOLS if protocol.id in names], sets)
     if not todo:
         raise ValueError(f"none of {', '.join(names)} has anything to say of {', '.join(each.name for each in sets)}")
-    with open_tower(settings.source) as tower:
-        context = Context(tower, settings.effort, settings.output / "scratch", Kept(settings.output / "kept"))
+    settings.output.mkdir(parents=True, exist_ok=True)
+    with (
+        open_tower(settings.source) as tower,
+        tempfile.TemporaryDirectory(prefix="scratch-", dir=settings.output) as scratch,
+    ):
+        model = model_facts(tower)  # reads the weights that it comes from, which nobody should wait for after Ctrl-C
+        context = Context(tower, settings.effort, Path(scratch), Kept(settings.output / "kept"))
         ran: list[Ran] = []
         try:
             _run_all(context, todo, ran)
         finally:
-            shutil.rmtree(context.scratch, ignore_errors=True)
             if ran:  # what there is when it is interrupted, too
-                _write(tower, ran, settings.output)
+                _write(model, ran, settings.output)
     failed = [each for each in ran if each.failed is not None]
     for each in failed:
         print(f"{each.task}: {each.failed}")
@@ -96,8 +100,8 @@ def _run_all(context: Context, todo: Sequence[Task], ran: list[Ran]) -> None:
             progress.advance(bar)
 
 
-def _write(tower: Tower, ran: Sequence[Ran], output: Path) -> None:
-    report = make_report(tower, ran)
+def _write(model: ModelFacts, ran: Sequence[Ran], output: Path) -> None:
+    report = make_report(model, ran)
     document.write(report, output / "report.json")
     page.write(report, output / "report.html")
     program.table_console().print(report_table(report))

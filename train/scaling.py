@@ -76,6 +76,7 @@ def stages(settings: Settings, size: str, patch: int) -> Iterator[Stage]:
     """Pretraining, locked-image tuning and evaluation of a model, each by the program that users run."""
     folder = settings.output / f"{size}-{patch}"
     images = settings.data / FOLDER
+    # The peak that ViTs are commonly trained with by AdamW; it was set before Ti and S had been trained here.
     optimizer = ("--optimizer", "adamw", "--peak", "1e-3")
     steps, lit_steps = settings.steps, settings.lit_steps
     yield Stage(

@@ -8,9 +8,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from train.evaluators.intervals import Interval, bootstrap_of
-
-RESAMPLES = 2000
+from train.evaluators.intervals import Interval, bootstrap, with_spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Gain:
 
     Attributes:
         value: mean of the first less mean of the second.
-        interval: 95% of it, seeds and images both resampled.
+        interval: 95% of it, over images, and where there are several seeds widened by the deviation over them.
         deviation: of the difference over seeds; None for one seed.
     """
 
@@ -44,13 +42,8 @@ def gain(first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0) -> Gain:
     if one.ndim != 2 or one.shape != other.shape or not one.size:
         raise ValueError(f"the shapes are {one.shape} and {other.shape}; expected [seeds, images], the same of both")
     apart = one - other
-    seeds, images = apart.shape
-    generator = np.random.default_rng(seed + 1)
-
-    def resampled(places: npt.NDArray[np.int64]) -> float:
-        drawn = np.bincount(generator.integers(0, seeds, seeds), minlength=seeds) / seeds
-        return float((drawn @ apart)[places].mean())
-
-    interval = bootstrap_of(resampled, images, seed, RESAMPLES)
-    deviation = float(apart.mean(axis=1).std(ddof=1)) if seeds > 1 else None
-    return Gain(float(apart.mean()), interval, deviation)
+    value, interval, seeds = float(apart.mean()), bootstrap(apart.mean(axis=0), seed=seed), len(apart)
+    if seeds == 1:
+        return Gain(value, interval, None)
+    deviation = float(apart.mean(axis=1).std(ddof=1))
+    return Gain(value, with_spread(value, interval, [(deviation, seeds)]), deviation)

@@ -82,11 +82,11 @@ def package_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def make_report(tower: Tower, ran: Sequence[Ran]) -> Report:
+def make_report(model: ModelFacts, ran: Sequence[Ran]) -> Report:
     """The report of what ran.
 
     Args:
-        tower: that was judged.
+        model: that was judged; see model_facts.
         ran: every task, in the order of the report.
     """
     protocols = {each.task.protocol.id: each.task.protocol for each in ran}
@@ -96,7 +96,7 @@ def make_report(tower: Tower, ran: Sequence[Ran]) -> Report:
         seconds[each.task.protocol.id] += each.seconds
     outcomes = [outcome for each in ran for outcome in each.outcomes]
     return Report(
-        model=model_facts(tower),
+        model=model,
         date=datetime.date.today().isoformat(),
         git_revision=git_revision(),
         packages=package_versions(),

@@ -1,8 +1,8 @@
 """Distillation: a small student of the fine-tuned tower, beside the same student of the labels alone.
 
 Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client. Both see few images, and
-each of them often: a student is a match for its teacher after hundreds of epochs (Beyer et al. 2022), and of few images
-minutes are as many. What the teacher says of a view is asked once.
+each of them often (by default some 30 times, 4 times each view): a student needs patience (Beyer et al. 2022), which is
+a matter of minutes where images are few. What the teacher says of a view is asked once.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def distillation(context: Context, described: EvaluationSet) -> Iterator[Outcome
         yield dataclasses.replace(row, deviation=deviation, seeds=effort.seeds)
     found = gain(distilled, alone)
     row = rows.mean("top1, gain of distillation", (distilled - alone).mean(axis=0), None, **settings)
-    kind = "bootstrap over seeds and images"
+    kind = "bootstrap over images" + (", widened by the deviation over seeds" if effort.seeds > 1 else "")
     yield dataclasses.replace(
         row, interval=found.interval, interval_kind=kind, deviation=found.deviation, seeds=effort.seeds
     )

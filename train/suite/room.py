@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-_MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+MEMORY, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 GIB = 2**30
 
 
@@ -32,11 +32,19 @@ def require_room(what: str, size: int, folder: Path | None) -> None:
     )
 
 
-def available_memory() -> int | None:
-    """Bytes that a program can still take: of the machine, at most what its container may have; None if not told."""
+def available_memory(memory: Path = MEMORY, container: Path = CONTAINER) -> int | None:
+    """Bytes that a program can still take; None where the system does not tell.
+
+    Args:
+        memory: what Linux says of the machine's.
+        container: folder of what version 2 of its control groups says of the container's; files of the disk that are
+            only held ready count as free, as they do in the machine's own figure.
+    """
     found = []
-    if _MEMORY.is_file() and (there := re.search(r"^MemAvailable:\s+(\d+) kB$", _MEMORY.read_text(), re.MULTILINE)):
+    if memory.is_file() and (there := re.search(r"^MemAvailable:\s+(\d+) kB$", memory.read_text(), re.MULTILINE)):
         found.append(1024 * int(there[1]))
-    if _LIMIT.is_file() and (limit := _LIMIT.read_text().strip()).isdigit():  # else "max"
-        found.append(int(limit))
+    limit, taken, told = (container / f"memory.{name}" for name in ("max", "current", "stat"))
+    if limit.is_file() and taken.is_file() and limit.read_text().strip().isdigit():  # else "max"
+        ready = re.search(r"^inactive_file (\d+)$", told.read_text() if told.is_file() else "", re.MULTILINE)
+        found.append(int(limit.read_text()) - int(taken.read_text()) + (int(ready[1]) if ready else 0))
     return min(found, default=None)

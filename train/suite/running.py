@@ -107,4 +107,6 @@ def run(context: Context, task: Task) -> Ran:
         cannot = str(missing)
     except (ValueError, FloatingPointError) as error:  # the latter of a training that diverged
         failed = str(error)
+    except (OSError, MemoryError) as error:  # a disk or a memory that this one has filled may do for the others
+        failed = repr(error)
     return Ran(task, tuple(outcomes), time.monotonic() - begin, cannot, failed)
