@@ -119,7 +119,7 @@ def read_rows(path: Path) -> ReportRows:
     values = read_report(path)
     try:
         rows = typed_rows(ReportRow, values["rows"], strict=False)
-        model = values["model"]
-        return ReportRows(str(model["source"]), str(model["space_id"]), str(values["date"]), rows)
-    except (ValueError, KeyError) as error:
+        told = {**values["model"], "date": values.get("date"), "rows": rows}
+        return from_fields(ReportRows, told, strict=False, typed=True)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; evaluate the model again") from error
