@@ -62,12 +62,14 @@ class ReportRows:
         space_id: that names its embedding space.
         date: of the report, as ISO writes it.
         rows: its numbers.
+        head: the digest of the model's head; None where it has none, or where the report does not tell.
     """
 
     source: str
     space_id: str
     date: str
     rows: tuple[ReportRow, ...]
+    head: str | None = None
 
 
 def read_report(path: Path) -> dict[str, Any]:
