@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -157,7 +158,28 @@ def test_the_files_have_every_row_and_the_page_the_figure(tmp_path):
     assert "linear probe, top-1 on emoji: mu/14 112 px 0.5, Ti/14 112 px 0.6, S/14 112 px 0.75" in text
     console = Console(width=220, record=True, file=io.StringIO())
     console.print(comparison_table(found))
-    assert "+0.2500 (" in console.export_text()
+    printed = console.export_text()
+    assert "+0.2500 (" in printed
+    assert "means over seeds widened" in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "not told apart"),
+        ({"better": "neither"}, "no verdict"),
+        ({"seeds": 3, "deviation": 0.1}, "not told apart"),
+        ({"seeds": 3}, "no verdict"),
+    ],
+)
+def test_the_page_says_no_verdict_where_there_can_be_none(changes, verdict):
+    rows = [
+        sample_reports.row(value=sum(scores) / 4, scores=scores, **changes)
+        for scores in ((1.0, 0.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0))
+    ]
+    found = compared([sample_reports.report(rows=(row,)) for row in rows], ["a", "b"])
+    told = re.findall(r">([a-z ]+)</span></td>", comparison_page.render(found))
+    assert told == [verdict]
 
 
 def test_the_figure_has_a_panel_a_measure_against_size_and_compute():
