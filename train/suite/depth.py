@@ -20,7 +20,7 @@ from train.suite.context import Context
 from train.suite.dense_targets import Targets, depths
 from train.suite.outcome import Outcome, Plot, Row
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.rows import Rows
 
 DEPTH = "depth/1"
 Table = Mapping[measures.Align, Mapping[str, npt.NDArray[np.float64]]]
@@ -101,7 +101,7 @@ def _layers(context: Context, train: Targets, test: Targets) -> tuple[list[tuple
 def _rows(
     described: EvaluationSet, test: Targets, errors: Table, guessed: Table, settings: Mapping[str, Any]
 ) -> Iterator[Row]:
-    rows = Shares(DEPTH, described)
+    rows = Rows(DEPTH, described)
     for align, found in errors.items():
         for name, scores in found.items():
             row = rows.mean(
