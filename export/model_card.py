@@ -22,12 +22,21 @@ from vit22b.tree import parameter_count
 CARD_FILE = str(Path(MANIFEST_FILE).with_name("README.md"))
 
 
-def check_report(report: ReportRows | None, spaces: Sequence[str]) -> None:
-    """Raises ValueError where a report is of another model than the one with these space_ids."""
-    if report is not None and report.space_id not in spaces:
+def check_report(report: ReportRows | None, spaces: Sequence[str], layers: Layers) -> None:
+    """Raises ValueError where a report is of another model than the one with these space_ids, or of another head.
+
+    A space_id says nothing of the head, of which the report has figures too.
+    """
+    if report is None:
+        return
+    remedy = "give the report that train/evaluate.py wrote of this checkpoint"
+    if report.space_id not in spaces:
         raise ValueError(
-            f"--report is of {report.source}, space {report.space_id}, and the model's is {spaces[0]}; give the report "
-            "that train/evaluate.py wrote of this checkpoint"
+            f"--report is of {report.source}, space {report.space_id}, and the model's is {spaces[0]}; {remedy}"
+        )
+    if report.head is not None and report.head != (head := layers.head):
+        raise ValueError(
+            f"--report is of {report.source} with the head {report.head}, and the model's is {head or 'none'}; {remedy}"
         )
 
 

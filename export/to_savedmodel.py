@@ -101,7 +101,7 @@ def _convert(
     """Writes the version as it is before it ran."""
     description, batching = layers.description, settings.target.batching(settings.batching)
     weights = variables.stream(layers, settings.weights)
-    model_card.check_report(report, (weights.space_id, weights.float32_space_id))
+    model_card.check_report(report, (weights.space_id, weights.float32_space_id), layers)
     module = ServingModule(description, weights, batching, settings.platforms, settings.feature_layers, bank)
     manifest = make_manifest(settings, layers, weights, module.programs, bank)
     save(module, manifest, description.tokenizer, folder, settings.target, settings.batching)
@@ -112,7 +112,7 @@ def _write_stablehlo(
     settings: Settings, layers: Layers, bank: ClassBank | None, folder: Path, report: ReportRows | None
 ) -> Manifest:
     weights = variables.stream(layers, settings.weights)
-    model_card.check_report(report, (weights.space_id, weights.float32_space_id))
+    model_card.check_report(report, (weights.space_id, weights.float32_space_id), layers)
     exported = stablehlo.programs(
         layers.description, weights.weights, settings.platforms, settings.feature_layers, settings.format.abstract_mesh
     )

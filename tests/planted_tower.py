@@ -60,7 +60,7 @@ class PlantedTower:
             fingerprint, layers, checkpoint: see Tower.
         """
         self.source, self.checkpoint = "planted:tower", checkpoint
-        self.fingerprint, self.space_id, self.step = fingerprint, "0" * 16, 7
+        self.fingerprint, self.head, self.space_id, self.step = fingerprint, None, "0" * 16, 7
         image = ViTConfig(width=WIDTH, depth=4, mlp_dim=16, heads=2, patch=PATCH, resolution=SIDE)
         text = TextConfig(width=WIDTH, depth=1, mlp_dim=16, heads=2, vocabulary=64, projection=WIDTH)
         self.config = ModelConfig(image, classes=len(labels), text=text if texts else None)

@@ -82,7 +82,6 @@ def plots():
     }
     names = ["light", "medium", HOSTILE]
     groups = {"names": names, "values": [0.8, 0.7, 0.9], "intervals": [(0.7, 0.85), (0.6, 0.8), (0.8, 0.95)]}
-    points = {"x": rng.random(9), "y": rng.random(9), "names": list("abcdefghi"), "line": (0.5, 0.2)}
     return (
         Plot("few-shot/1", "emoji", "curve", "Few-shot", few_shot),
         Plot("calibration/1", "emoji", "reliability", "Before scaling", {"bins": bins, "ece": 0.0267}),
@@ -90,7 +89,6 @@ def plots():
             "linear-probe/1", "emoji", "confusion", "Confusions", {"classes": names, "counts": 4 * np.eye(3, dtype=int)}
         ),
         Plot("linear-probe/1", "emoji", "bars", "By group", {**groups, "label": "accuracy"}),
-        Plot("calibration/1", "emoji", "scatter", "Points", {**points, "x_label": "x", "y_label": "y"}),
         Plot(
             "segmentation/1",
             "cut_outs",

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -81,16 +82,18 @@ def test_a_number_without_scores_has_a_plain_difference_and_no_verdict():
 
 
 def test_what_a_sweep_has_found_may_differ_and_what_else_decides_may_not():
-    first = sample_reports.row(settings={"solver": "SGD", "learning_rate": 0.1})
-    second = sample_reports.row(settings={"solver": "SGD", "learning_rate": 1.0})
-    third = sample_reports.row(settings={"solver": "L-BFGS", "learning_rate": 1.0})
-    reports = [sample_reports.report(rows=(row,)) for row in (first, second, third)]
-    same, other = compared(reports, ["a", "b", "c"]).rows
-    assert same.values == (0.75, 0.75, None)
-    assert same.settings == {"solver": "SGD"}
-    assert [each is None for each in same.differences] == [False, True]
-    assert other.values == (None, None, 0.75)
-    assert other.differences == (None, None)
+    decides = {"solver": "SGD", "temperature": 2}
+    first = sample_reports.row(settings={**decides, "learning_rate": 0.1, "chosen": {"temperature": [1.5]}})
+    second = sample_reports.row(settings={**decides, "learning_rate": 1.0, "chosen": {"temperature": [2.5]}})
+    third = sample_reports.row(settings={**decides, "solver": "L-BFGS", "learning_rate": 1.0})
+    fourth = sample_reports.row(settings={**decides, "temperature": 3, "learning_rate": 1.0})
+    reports = [sample_reports.report(rows=(row,)) for row in (first, second, third, fourth)]
+    same, *others = compared(reports, ["a", "b", "c", "d"]).rows
+    assert same.values == (0.75, 0.75, None, None)
+    assert same.settings == decides
+    assert [each is None for each in same.differences] == [False, True, True]
+    assert [other.values for other in others] == [(None, None, 0.75, None), (None, None, None, 0.75)]
+    assert all(other.differences == (None, None, None) for other in others)
 
 
 def test_rows_that_only_their_sweeps_tell_apart_are_matched_by_their_order():
@@ -155,7 +158,28 @@ def test_the_files_have_every_row_and_the_page_the_figure(tmp_path):
     assert "linear probe, top-1 on emoji: mu/14 112 px 0.5, Ti/14 112 px 0.6, S/14 112 px 0.75" in text
     console = Console(width=220, record=True, file=io.StringIO())
     console.print(comparison_table(found))
-    assert "+0.2500 (" in console.export_text()
+    printed = console.export_text()
+    assert "+0.2500 (" in printed
+    assert "means over seeds widened" in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "not told apart"),
+        ({"better": "neither"}, "no verdict"),
+        ({"seeds": 3, "deviation": 0.1}, "not told apart"),
+        ({"seeds": 3}, "no verdict"),
+    ],
+)
+def test_the_page_says_no_verdict_where_there_can_be_none(changes, verdict):
+    rows = [
+        sample_reports.row(value=sum(scores) / 4, scores=scores, **changes)
+        for scores in ((1.0, 0.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0))
+    ]
+    found = compared([sample_reports.report(rows=(row,)) for row in rows], ["a", "b"])
+    told = re.findall(r">([a-z ]+)</span></td>", comparison_page.render(found))
+    assert told == [verdict]
 
 
 def test_the_figure_has_a_panel_a_measure_against_size_and_compute():

@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 import io
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.towers import random_params
 from train.checkpoint_tower import CheckpointTower
 from train.evaluation_sets.reading import EvaluationSet
 from train.evaluation_sets.writing import PartWriter
+from train.evaluators import depth as depth_measures
 from train.suite import clips, dense_targets, depth, overlays, segmentation, video
 from train.suite.clips import Sampling, crop, square
 from train.suite.outcome import CannotRun, Plot, Row
@@ -150,6 +152,30 @@ def test_depth_of_planted_greys(distances, tmp_path):
     assert plot.values["columns"] == ["image", "depth", "linear", "DPT"]
     assert plot.values["rows"][0][1].shape == (SIDE, SIDE, 3)
     np.testing.assert_array_equal(plot.values["rows"][0][1][:, 0], 0)  # no depth
+
+
+def test_depth_keeps_the_maps_that_are_shown_and_reads_a_part_once_for_each_use(distances, tmp_path, monkeypatch):
+    read = collections.Counter()
+
+    def counted(part, preprocess):
+        found = dense_targets.depths(part, preprocess)
+
+        def count(path):
+            read[part.name] += 1
+            return found.maps.read(path)
+
+        return dataclasses.replace(found, maps=dataclasses.replace(found.maps, read=count))
+
+    monkeypatch.setattr(depth, "depths", counted)
+    list(depth.frozen(context(PlantedTower(), tmp_path, decoder_steps=1), distances))
+    # To train: the median, and what each of two heads learns. To test: the errors of the median and of each head, and
+    # what is shown.
+    assert read == {"train": 32 * (1 + 2), "test": 6 * (1 + 2) + overlays.SHOWN}
+    test = dense_targets.depths(distances.part("test"), Preprocess(SIDE))
+    measured = depth.Measured.of(iter([np.zeros((4, 4, 4, 1), np.float32), np.zeros((2, 4, 4, 1), np.float32)]), test)
+    assert list(measured.found) == overlays.places(6)
+    each = [depth_measures.errors(np.ones((SIDE, SIDE)), true, "median")["AbsRel"] for true in test.maps]
+    np.testing.assert_allclose(measured.errors["median"]["AbsRel"], each)
 
 
 def test_dpt_says_how_many_layers_it_took(distances, tmp_path, monkeypatch):

@@ -66,7 +66,6 @@ def test_a_users_names_are_texts():
         ("bars", {"names": ["a"], "values": [-0.5], "label": "below 0"}),
         ("confusion", {"classes": [f"c{i}" for i in range(80)], "counts": np.zeros((80, 80), int)}),
         ("reliability", {"bins": [], "ece": 0.0}),
-        ("scatter", {"x": [1.0], "y": [2.0], "x_label": "x", "y_label": "y", "names": None, "line": None}),
         (
             "curve",
             {"x": [1], "series": {"one": [0.5]}, "deviations": None, "x_label": "x", "y_label": "y", "log_x": False},

@@ -1,6 +1,7 @@
 import dataclasses
 import re
 
+import jax
 import pytest
 
 from export import model_card, to_savedmodel
@@ -8,7 +9,9 @@ from export.artefact import check_hashes, read_manifest
 from export.model_card import CARD_FILE, card
 from export.stablehlo import Format
 from tests import sample_reports
-from train.reports import document
+from train.checkpoint_tower import CheckpointTower
+from train.reports import document, facts
+from vit22b.checkpoint import Checkpoints, load
 from vit22b.description import read_description
 from vit22b.report_rows import read_rows
 from vit22b.stored_layers import open_layers
@@ -26,11 +29,11 @@ def manifest(repository):
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes the sample report as one of a model with some space_id; its path."""
+    """Writes the sample report as one of a model with some space_id, and a head; its path."""
 
-    def write(space_id):
+    def write(space_id, head=None):
         report = sample_reports.report()
-        model = dataclasses.replace(report.model, space_id=space_id)
+        model = dataclasses.replace(report.model, space_id=space_id, head=head)
         document.write(dataclasses.replace(report, model=model), tmp_path / "report.json")
         return tmp_path / "report.json"
 
@@ -98,7 +101,25 @@ def test_a_report_of_another_model_is_refused_and_nothing_is_written(tmp_path, t
             to_savedmodel.Settings(checkpoint=tuned, output=tmp_path / "model", report=written("ffff"))
         )
     assert list((tmp_path / "model").iterdir()) == []
-    model_card.check_report(None, ("a",))
+
+
+def test_a_report_of_another_head_is_refused_though_its_space_is_the_models(layers, written, tuned, tmp_path):
+    space = layers.space_id
+    with CheckpointTower(tuned) as tower:
+        own = facts.model_facts(tower).head
+    for head in (own, None):  # a served model's head is not known
+        model_card.check_report(read_rows(written(space, head)), (space,), layers)
+    trained = load(tuned)
+    params = {**trained.params, "head": jax.tree.map(lambda leaf: leaf + 1, trained.params["head"])}
+    with Checkpoints(tmp_path / "other") as checkpoints:
+        checkpoints.save(1, {"params": params}, {}, trained.description)
+    other = open_layers(tmp_path / "other")
+    assert other.space_id == space
+    with pytest.raises(ValueError, match=f"--report is of .* with the head {own}, and the model's is {other.head};"):
+        model_card.check_report(read_rows(written(space, own)), (space,), other)
+    headless = dataclasses.replace(layers, shapes={"image": layers.shapes["image"]})
+    with pytest.raises(ValueError, match="and the model's is none"):
+        model_card.check_report(read_rows(written(space, own)), (space,), headless)
 
 
 def test_a_report_that_is_none_is_told_before_anything_is_read(tmp_path):

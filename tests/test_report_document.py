@@ -122,6 +122,16 @@ def test_a_value_of_another_type_is_told_with_its_row_and_field(report, tmp_path
             read(tmp_path / "report.json")
 
 
+@pytest.mark.parametrize(("where", "field"), [("", "date"), ("model", "source"), ("model", "space_id")])
+def test_what_says_which_model_and_when_is_a_text(report, tmp_path, where, field):
+    values = json.loads(report.to_json())
+    (values[where] if where else values)[field] = None
+    (tmp_path / "report.json").write_text(json.dumps(values))
+    for read in (document.read, read_rows):
+        with pytest.raises(ValueError, match=rf"report\.json is damaged: {field} is None; expected a text;"):
+            read(tmp_path / "report.json")
+
+
 def test_arrays_become_lists_and_numpys_scalars_pythons():
     found = plain({"a": np.float32(0.5), "b": np.arange(3), "c": (np.int64(2), [np.bool_(True)]), 1: None})
     assert found == {"a": 0.5, "b": [0, 1, 2], "c": [2, [True]], "1": None}

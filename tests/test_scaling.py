@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,7 @@ def made(tmp_path):
 
     def make(flag="1"):
         work = {name: tmp_path / "model" / name for name in "abc"}
-        commands = {name: (str(tmp_path / f"{name}.py"), str(work[name] / "done"), flag) for name in "abc"}
+        commands = {name: (str(tmp_path / f"{name}.py"), str(work[name] / "done"), "--steps", flag) for name in "abc"}
         return [
             Stage(name, commands[name], work[name] / "done", work[name] if name in "ab" else None) for name in "abc"
         ]
@@ -123,10 +124,13 @@ def test_other_sets_to_judge_on_are_judged_on_alone(made, ran):
     assert ran(made(), {**DATA, "emoji": "2"}) == []
 
 
-@pytest.mark.parametrize(("flag", "images"), [("2", "1"), ("1", "2")])
+@pytest.mark.parametrize(
+    ("flag", "images", "difference"),
+    [("2", "1", "--steps: 1 there, 2 here"), ("1", "2", "data pretraining: 1 there, 2 here")],
+)
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_training_by_another_command_or_on_other_images_is_refused_and_not_continued(
-    made, ran, tmp_path, flag, images, finished
+    made, ran, tmp_path, flag, images, difference, finished
 ):
     if not finished:
         (tmp_path / "b.code").write_text("75")
@@ -137,11 +141,14 @@ def test_a_training_by_another_command_or_on_other_images_is_refused_and_not_con
         ran(made())
     other, data = made(flag), {**DATA, "pretraining": images}
     folders = [tmp_path / "model" / name for name in "ab"]
-    with pytest.raises(ValueError, match=f"{folders[0]} {folders[1]}: .* was begun with these settings on these data"):
+    told = [f"{folder} would be continued, and was begun with other settings:\n  {difference}" for folder in folders]
+    message = f"{told[0]}\n{told[1]}\nremove {folders[0]} {folders[1]}, or give another --output"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ran(other, data)
     assert ran.names == []
     shutil.rmtree(folders[0])
-    with pytest.raises(ValueError, match=f"^{folders[1]}: "):
+    message = f"{told[1]}\nremove {folders[1]}, or give another --output"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ran(other, data)
     shutil.rmtree(folders[1])
     assert ran(other, data) == ["a.py", "b.py", "c.py"]
@@ -149,17 +156,28 @@ def test_a_training_by_another_command_or_on_other_images_is_refused_and_not_con
 
 def test_a_training_that_the_journal_does_not_know_is_refused(made, ran, tmp_path):
     (tmp_path / "model" / "a").mkdir(parents=True)
-    with pytest.raises(ValueError, match="remove it, or give another --output"):
+    folder = tmp_path / "model" / "a"
+    with pytest.raises(ValueError, match=rf"{folder} .* stages\.json beside it does not .*\nremove {folder}, or give"):
         ran(made())
     assert ran.names == []
 
 
-def test_a_journal_of_finished_stages_alone_which_had_all_data_is_understood(made, ran, tmp_path):
-    todo = made()
-    ran(todo)
-    old = {stage.name: {"command": stage.command, "data": DATA} for stage in todo}
-    (tmp_path / "model" / JOURNAL).write_text(json.dumps(old))
-    assert ran(todo) == []
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Expecting value"),
+        ("[]", r"it is \[\]; expected an object of stages"),
+        ('{"a": 1}', "Note is 1; expected an object"),
+        ('{"a": {"command": [], "data": {}}}', "Note lacks finished"),
+        ('{"a": {"command": "a.py", "data": {}, "finished": true}}', "command is 'a.py'; expected a list"),
+    ],
+)
+def test_a_damaged_journal_is_told_by_its_name(made, ran, tmp_path, text, message):
+    ran(made())
+    (tmp_path / "model" / JOURNAL).write_text(text)
+    with pytest.raises(ValueError, match=rf"model/stages\.json is damaged: {message}.*; remove {tmp_path / 'model'}"):
+        ran(made())
+    assert ran.names == []
 
 
 @pytest.mark.parametrize(

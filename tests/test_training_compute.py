@@ -61,7 +61,7 @@ def test_what_stands_still_costs_no_gradient_of_its_own(freeze, kernels, backwar
     weights = 2 * tokens * flops.kernel_parameters(image)
     forward = flops.forward(image, tokens)
     inputs = 2 * forward - weights if backward else 0
-    found = image_flops(HEAD, frozen(freeze, shapes))
+    found = image_flops(HEAD, shapes, frozen(freeze, shapes))
     assert found == forward + inputs + (round(weights * kernels) if backward else 0)
 
 

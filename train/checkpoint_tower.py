@@ -4,7 +4,6 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 """
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +21,7 @@ from vit22b.image import image_batches
 from vit22b.model import abstract, normalise
 from vit22b.sharding import RULES, Rules, param_shardings
 from vit22b.tokenizer import Tokenizer
-from vit22b.tree import Params, leaves, whole
+from vit22b.tree import Params, digest, whole
 
 BATCH = 64  # images at once: a batch of all tokens and some layers of a small tower still fits a processor's cache
 
@@ -57,9 +56,14 @@ class CheckpointTower:
         return self._read().space_id
 
     @functools.cached_property
+    def head(self) -> str | None:
+        """See Tower; raises as space_id."""
+        return digest(self._params["head"]) if "head" in self._params else None
+
+    @functools.cached_property
     def fingerprint(self) -> str | None:
         """See Tower; raises as space_id."""
-        found = f"{self.space_id}-{_digest(self._params.get('head', {}))}"
+        found = f"{self.space_id}-{self.head or 'headless'}"
         dtype = np.dtype(self._execution.dtype)
         return found if dtype == np.float32 else f"{found}-{dtype.name}"
 
@@ -162,11 +166,3 @@ class CheckpointTower:
 def _filled(rows: np.ndarray) -> np.ndarray:
     """The rows, repeated up to a whole batch."""
     return rows if len(rows) == BATCH else np.concatenate([rows, np.repeat(rows[:1], BATCH - len(rows), axis=0)])
-
-
-def _digest(head: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name, leaf in sorted(leaves(head).items()):
-        digest.update(f"{name} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(whole(leaf)).tobytes())
-    return digest.hexdigest()[:16]

@@ -206,7 +206,7 @@ def make_task(
     settings.compute.check_batch(settings.batch, mesh)
     image, preprocess = description.config.image, description.preprocess
     execution = settings.compute.execution(mesh)
-    graph, _ = model.abstract(description.config)
+    graph, shapes = model.abstract(description.config)
     bad = BadRecords(settings.max_bad_rate)
     rows = local_rows(batch_sharding(mesh), settings.batch)
     optimizer, ema, accumulate = learning.optimizer, settings.optimizer.ema, settings.compute.accumulate
@@ -238,7 +238,7 @@ def make_task(
             **learning.recipe,
         },
         learning_rate=schedule(settings.optimizer, settings.steps),
-        work=Work(image.sequence, image_flops(description.config, leaves(learning.locked).__contains__)),
+        work=Work(image.sequence, image_flops(description.config, shapes, leaves(learning.locked).__contains__)),
         probe=probe(graph, preprocess, execution, accumulate),
         evaluators=evaluators(settings, description, learning, mesh),
         counts=lambda: {"bad_records": bad.count},

@@ -25,6 +25,7 @@ class ServedTower:
 
     checkpoint: Path | None = None
     fingerprint: str | None = None
+    head: str | None = None
 
     def __init__(self, address: str, model: str, version: int | None = None) -> None:
         """Asks the model what it is.

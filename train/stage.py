@@ -11,14 +11,43 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from train.evaluation_sets.pretraining import FOLDER
+from vit22b.fields import from_fields, require
 from vit22b.program import Interrupted
 from vit22b.whole_file import write_whole
 
-JOURNAL = "finished.json"  # by stage, its command, its data, and whether it has come to its end
+JOURNAL = "stages.json"  # a note by stage
 STOPPED = 75  # what a training that was told to stop is asked to exit with: it has not come to its end
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """What the journal has of a stage.
+
+    Attributes:
+        command: as of the stage.
+        data: digests of what it learns from or judges on, by name.
+        finished: whether it has come to its end.
+    """
+
+    command: tuple[str, ...]
+    data: Mapping[str, str]
+    finished: bool
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What decides what comes of it: by flag what stands behind it, and the data."""
+        name = "program"
+        found: dict[str, list[str]] = {name: []}
+        for word in self.command:
+            if word.startswith("--"):
+                name = word
+                found[name] = []
+            else:
+                found[name].append(word)
+        of_flags = {flag: " ".join(words) or "given" for flag, words in found.items()}
+        return of_flags | {f"data {name}": digest for name, digest in self.data.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,24 +66,18 @@ class Stage:
     leaves: Path
     workdir: Path | None = None
 
-    def note(self, data: Mapping[str, str], *, finished: bool) -> dict[str, Any]:
+    def note(self, data: Mapping[str, str], *, finished: bool) -> Note:
         """What the journal has of it.
 
         Args:
             data: digests of all data, by name.
             finished: whether it has come to its end.
         """
-        used = data if self.workdir is None else {FOLDER: data[FOLDER]}
-        return {"command": list(self.command), "data": dict(used), "finished": finished}
+        return Note(self.command, dict(data if self.workdir is None else {FOLDER: data[FOLDER]}), finished)
 
-    def is_that_of(self, noted: Mapping[str, Any] | None, data: Mapping[str, str]) -> bool:
-        """Whether a note is of this command on these data; notes of trainings once had other data besides."""
-        now = self.note(data, finished=True)
-        return (
-            noted is not None
-            and noted["command"] == now["command"]
-            and all(noted["data"].get(name) == digest for name, digest in now["data"].items())
-        )
+    def is_that_of(self, noted: Note | None, data: Mapping[str, str]) -> bool:
+        """Whether a note is of this command on these data."""
+        return noted is not None and noted.settings == self.note(data, finished=True).settings
 
 
 def run_stages(folder: Path, todo: Sequence[Stage], data: Mapping[str, str]) -> None:
@@ -72,11 +95,12 @@ def run_stages(folder: Path, todo: Sequence[Stage], data: Mapping[str, str]) -> 
     noted = _noted(folder)
     for number, stage in enumerate(todo):
         before = noted.get(stage.name)
-        if stage.is_that_of(before, data) and _is_finished(before) and stage.leaves.exists():
+        if before is not None and before.finished and stage.is_that_of(before, data) and stage.leaves.exists():
             print(f"{folder.name}: {stage.name} is finished")
             continue
-        behind = {each.name: noted[each.name] | {"finished": False} for each in todo[number:] if each.name in noted}
-        noted |= behind | {stage.name: stage.note(data, finished=False)}
+        behind = [each.name for each in todo[number:] if each.name in noted]
+        noted |= {name: dataclasses.replace(noted[name], finished=False) for name in behind}
+        noted[stage.name] = stage.note(data, finished=False)
         _write_notes(folder, noted)  # before there is anything that it could be asked of
         print(f"{folder.name}: {' '.join(stage.command)}", flush=True)
         told = _run(stage)
@@ -89,36 +113,49 @@ def run_stages(folder: Path, todo: Sequence[Stage], data: Mapping[str, str]) -> 
 def refuse_others(folder: Path, todo: Sequence[Stage], data: Mapping[str, str]) -> None:
     """Raises ValueError where a training's folder holds one that was begun by another command or on other data.
 
-    It would be continued, or taken as finished: a training knows its data by little more than their number.
+    It would be continued, or taken as finished: a training knows its data by little more than their number. So too
+    where the journal is damaged.
     """
     noted = _noted(folder)
-    others = [
-        stage.workdir
+    others = {
+        stage.workdir: _differences(stage.workdir, noted.get(stage.name), stage.note(data, finished=True))
         for stage in todo
         if stage.workdir is not None and stage.workdir.exists() and not stage.is_that_of(noted.get(stage.name), data)
-    ]
+    }
     if others:
-        names = " ".join(map(str, others))
-        raise ValueError(
-            f"{names}: {folder / JOURNAL} does not say that this was begun with these settings on these data, and it "
-            "would be continued; remove it, or give another --output"
-        )
+        lines = "\n".join(line for found in others.values() for line in found)
+        raise ValueError(f"{lines}\nremove {' '.join(map(str, others))}, or give another --output")
 
 
-def _noted(folder: Path) -> dict[str, Any]:
+def _differences(workdir: Path, there: Note | None, here: Note) -> list[str]:
+    """In what the training in a work directory is not the one that is asked for, as lines of a message."""
+    if there is None:
+        return [f"{workdir} would be continued, and {JOURNAL} beside it does not say how it was begun"]
+    before, now = there.settings, here.settings
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    return [
+        f"{workdir} would be continued, and was begun with other settings:",
+        *(f"  {name}: {before.get(name, 'nothing')} there, {now.get(name, 'nothing')} here" for name in names),
+    ]
+
+
+def _noted(folder: Path) -> dict[str, Note]:
     journal = folder / JOURNAL
-    found: dict[str, Any] = json.loads(journal.read_text()) if journal.is_file() else {}
-    return found
+    if not journal.is_file():
+        return {}
+    try:
+        values = json.loads(journal.read_text(encoding="utf-8"))
+        require(isinstance(values, dict), f"it is {values!r}; expected an object of stages")
+        return {name: from_fields(Note, each, typed=True) for name, each in values.items()}
+    except ValueError as error:
+        raise ValueError(
+            f"{journal} is damaged: {error}; remove {folder}, so that its model is made anew, or give another --output"
+        ) from error
 
 
-def _is_finished(noted: Mapping[str, Any] | None) -> bool:
-    """Once, only what was finished was noted."""
-    return noted is not None and bool(noted.get("finished", True))
-
-
-def _write_notes(folder: Path, noted: Mapping[str, Any]) -> None:
+def _write_notes(folder: Path, noted: Mapping[str, Note]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(noted, indent=1)
+    text = json.dumps({name: dataclasses.asdict(note) for name, note in noted.items()}, indent=1)
     write_whole(folder / JOURNAL, lambda file: file.write(text.encode()))
 
 

@@ -42,6 +42,7 @@ class Tower(Protocol):
         checkpoint: where its weights lie, for protocols that train them; None for a served model.
         fingerprint: names everything that decides its answers, the head included, so that they can be kept; None
             where nothing does, as for a server, which may have another model tomorrow.
+        head: the digest of its head's weights by vit22b.tree.digest; None without a head, and for a served model.
         step: of its training.
         space_id, config, preprocess, labels: as its model.json or its manifest says.
         layers: blocks whose tokens it can answer.
@@ -50,6 +51,7 @@ class Tower(Protocol):
     source: str
     checkpoint: Path | None
     fingerprint: str | None
+    head: str | None
     step: int
     space_id: str
     config: ModelConfig

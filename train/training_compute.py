@@ -15,7 +15,7 @@ from train.signals import STACK
 from vit22b import flops, model
 from vit22b.config import ModelConfig
 from vit22b.lineage import TrainingRun, lineage
-from vit22b.tree import leaves, parameter_count
+from vit22b.tree import Params, leaves, parameter_count
 
 
 def training_flops(checkpoint: Path) -> float | None:
@@ -43,13 +43,13 @@ def _own(run: TrainingRun) -> int:
     seen = run.data["step"] * run.data["batch"]
     if not run.locked:
         _, shapes = model.abstract(config)
-        return seen * image_flops(config, frozen(run.recipe.get("freeze", ()), shapes))
+        return seen * image_flops(config, shapes, frozen(run.recipe.get("freeze", ()), shapes))
     assert text is not None  # it is what was trained
     # The tower is locked: every image is embedded once, beforehand.
     return run.data["examples"] * flops.forward(image, image.sequence) + seen * flops.train(text, text.length)
 
 
-def image_flops(config: ModelConfig, still: Callable[[str], bool]) -> int:
+def image_flops(config: ModelConfig, shapes: Params, still: Callable[[str], bool]) -> int:
     """FLOPs of a step of training a head and its image tower, by image.
 
     Of the backward pass, half of what the kernels cost is the gradients of their inputs and half those of their
@@ -57,10 +57,10 @@ def image_flops(config: ModelConfig, still: Callable[[str], bool]) -> int:
 
     Args:
         config: of the model.
+        shapes: of its parameters, as model.abstract has them.
         still: whether a parameter, by its name, is not trained.
     """
     image, tokens = config.image, config.image.sequence
-    _, shapes = model.abstract(config)
     moved = {name: leaf for name, leaf in leaves({"image": shapes["image"]}).items() if not still(name)}
     forward = flops.forward(image, tokens)
     if all(map(is_behind, moved)):

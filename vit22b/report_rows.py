@@ -62,12 +62,14 @@ class ReportRows:
         space_id: that names its embedding space.
         date: of the report, as ISO writes it.
         rows: its numbers.
+        head: the digest of the model's head; None where it has none, or where the report does not tell.
     """
 
     source: str
     space_id: str
     date: str
     rows: tuple[ReportRow, ...]
+    head: str | None = None
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def read_rows(path: Path) -> ReportRows:
     values = read_report(path)
     try:
         rows = typed_rows(ReportRow, values["rows"], strict=False)
-        model = values["model"]
-        return ReportRows(str(model["source"]), str(model["space_id"]), str(values["date"]), rows)
-    except (ValueError, KeyError) as error:
+        told = {**values["model"], "date": values.get("date"), "rows": rows}
+        return from_fields(ReportRows, told, strict=False, typed=True)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; evaluate the model again") from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from vit22b import stored
@@ -16,7 +17,7 @@ from vit22b.checkpoint import Checkpoints, Weights
 from vit22b.description import FOLDER, Description, find_step, read_description
 from vit22b.model import abstract
 from vit22b.space import Space
-from vit22b.tree import Params, leaves
+from vit22b.tree import Params, digest, leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,14 @@ class Layers:
             for values in self.read(name):
                 space.add(values)
         return space.id
+
+    @property
+    def head(self) -> str | None:
+        """The digest of the head by vit22b.tree.digest, for which it is read into memory; None without one."""
+        if "head" not in self.shapes:
+            return None
+        names = leaves(self.shapes["head"])
+        return digest({name: np.concatenate(list(self.read(f"head/{name}"))) for name in names})
 
 
 def open_layers(path: Path | str, weights: Weights = "auto") -> Layers:

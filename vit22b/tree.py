@@ -3,6 +3,7 @@
 Under the train state on the walk image -> batch -> train state -> checkpoint -> SavedModel -> server -> client.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,6 +62,15 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Params:
 def parameter_count(params: Mapping[str, Any]) -> int:
     """Number of parameters of a tree of arrays or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in leaves(params).values())
+
+
+def digest(params: Mapping[str, Any]) -> str:
+    """16 hex digits of a SHA-256 over names, shapes and values; where several processes hold parts, all must ask."""
+    found = hashlib.sha256()
+    for name, leaf in sorted(leaves(params).items()):
+        found.update(f"{name} {leaf.shape}".encode())
+        found.update(np.ascontiguousarray(whole(leaf)).tobytes())
+    return found.hexdigest()[:16]
 
 
 def whole(leaf: Any) -> npt.NDArray[Any]:

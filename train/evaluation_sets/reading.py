@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from train.evaluation_sets.field_types import check_fields, require_texts
+from train.evaluators.segmentation import VOID
 from vit22b.fields import from_fields, require
 from vit22b.folder import METADATA_FILE, read_folder
 from vit22b.prompts import find_templates
 from vit22b.whole_file import write_whole
 
 SET_FILE = "set.json"
-VOID = 255
 Kind = Literal["classification", "cues", "segmentation", "depth", "video"]
 
 

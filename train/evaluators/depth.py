@@ -4,8 +4,8 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 mean over the valid pixels of an image, whose depth is finite and above 0, and then over the images.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +52,20 @@ def errors(predicted: Depths, true: Depths, align: Align = "none") -> dict[str, 
     return {"MSE": float(squared), "RMSE": float(np.sqrt(squared)), "AbsRel": float((abs(p - t) / t).mean()), **shares}
 
 
-def table(predicted: Sequence[Depths], true: Sequence[Depths], align: Align) -> dict[str, npt.NDArray[np.float64]]:
-    """Each measure of n images: float64 [n] by name; the mean of an array is the measure of the set."""
-    each = [errors(p, t, align) for p, t in zip(predicted, true, strict=True)]
-    return {name: np.asarray([found[name] for found in each]) for name in each[0]}
+def table(images: Iterable[tuple[Depths, Depths]]) -> dict[Align, dict[str, npt.NDArray[np.float64]]]:
+    """Each measure of n images, which are asked for one by one: a large set's maps do not fit into memory.
+
+    Args:
+        images: of each the prediction and the truth.
+
+    Returns:
+        float64 [n] by alignment and name; the mean of an array is the measure of the set.
+    """
+    aligns: tuple[Align, ...] = get_args(Align)
+    each = [{align: errors(predicted, true, align) for align in aligns} for predicted, true in images]
+    return {
+        align: {name: np.asarray([found[align][name] for found in each]) for name in MORE_IS_BETTER} for align in aligns
+    }
 
 
 def constant(train: Sequence[Depths]) -> float:

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from train.evaluators import grids
-from train.evaluators.depth import constant, valid
+from train.evaluators.depth import valid
 from train.evaluators.descent import Descent, Learner
 from train.evaluators.grids import SCALE, Floats
 from vit22b.block import Linear
@@ -91,16 +91,16 @@ def _from_zero(linear: Linear) -> Linear:
     return linear
 
 
-def depth_head(kind: Kind, width: int, train: Sequence[npt.NDArray[np.floating]], steps: int) -> Learner:
+def depth_head(kind: Kind, width: int, usual: float, steps: int) -> Learner:
     """A head before it is trained, for standardised tokens: of the last layer, or for DPT of four layers in order.
 
     Args:
         kind: which.
         width: D.
-        train: the depths that it will learn from; it starts at their median.
+        usual: the depth that it says before it has learnt: the median of those that it will learn from.
         steps: of its training.
     """
-    start = float(np.log(constant(train)))
+    start = float(np.log(usual))
     target = {"predicts": "log depth", "loss": f"scale-invariant log, lambda {VARIANCE_FOCUS}"}
     if kind == "linear":
         head: nnx.Module = LinearDepth(width, start, nnx.Rngs(0))

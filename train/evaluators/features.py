@@ -116,13 +116,6 @@ def held_back(targets: npt.ArrayLike, sources: Sources | None = None) -> Indices
     return np.asarray(sorted(chosen), np.int64)
 
 
-def softmax(logits: npt.ArrayLike) -> Doubles:
-    """Probabilities float64 [n, k] of logits [n, k]."""
-    values = np.asarray(logits, np.float64)
-    raised = np.exp(values - values.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
-
-
 def unit(vectors: npt.ArrayLike) -> Doubles:
     """Vectors [n, D] at length 1, float64.
 

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-VOID = 255
+VOID = 255  # what a mask has where a pixel counts nowhere
 Counts = npt.NDArray[np.int64]
 
 

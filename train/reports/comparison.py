@@ -21,7 +21,7 @@ SEEDED = "paired bootstrap over images, widened by the deviation over seeds"
 IMAGES_ONLY = "paired bootstrap over images; the spread over seeds is not known, so that there is no verdict"
 # Settings that a protocol finds for each model anew, by a sweep or by what the model is. Rows that differ in them
 # measure the same; rows that differ in any other do not.
-FOUND = ("chosen", "expected", "layers", "learning_rate", "observers", "penalty", "resolution", "temperature")
+FOUND = ("chosen", "expected", "layers", "learning_rate", "observers", "penalty", "resolution")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.reports import figures, scaling_figure
-from train.reports.comparison import ComparedRow, Comparison, Difference
+from train.reports.comparison import IMAGES_ONLY, ComparedRow, Comparison, Difference
 from train.reports.markup import Markup, element, flops, joined, number, page, settings, spread, table
 from vit22b.whole_file import write_whole
 
 _EXPLAINED = (
     "Differences are of a model less the first one. Where every image has a score, they have a 95% interval by the "
     "paired bootstrap over images, of means over seeds widened by their deviation; a model is called better or worse "
-    "only where that leaves 0 out. Differences in italics have no interval: how sure they are is not known."
+    "only where that leaves 0 out. There is no verdict where more is neither better nor worse, or the spread over "
+    "seeds is not known. Differences in italics have no interval: how sure they are is not known."
 )
 
 
@@ -91,18 +92,19 @@ def _row(row: ComparedRow) -> tuple[Markup, ...]:
         *(
             cell
             for pair in zip(others, row.differences, strict=True)
-            for cell in (_cell(_value(pair[0])), _told(pair[1]))
+            for cell in (_cell(_value(pair[0])), _told(row, pair[1]))
         ),
     )
 
 
-def _told(difference: Difference | None) -> Markup:
+def _told(row: ComparedRow, difference: Difference | None) -> Markup:
     if difference is None:
         return element("td", "")
     value = f"{difference.value:+.4f}"
     if difference.interval is None:
         return element("td", element("i", value, title=difference.kind), class_="spread")
-    verdict = {True: "better", False: "worse", None: "not told apart"}[difference.better]
+    untold = "no verdict" if row.better == "neither" or difference.kind == IMAGES_ONLY else "not told apart"
+    verdict = {True: "better", False: "worse", None: untold}[difference.better]
     colour = {True: "good", False: "bad", None: "soft"}[difference.better]
     interval = element("span", f" {spread(difference.interval, None)} ", class_="spread", title=difference.kind)
     return element("td", value, interval, element("span", verdict, class_=colour))

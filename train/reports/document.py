@@ -34,6 +34,7 @@ class ModelFacts:
         resolution, patch: in pixels.
         step: of its training; None where that is not told.
         training_flops: that its towers were trained with, by train/training_compute.py; None where not known.
+        head: the digest of its head, which space_id leaves out; None without a head, and for a served model.
     """
 
     source: str
@@ -45,6 +46,7 @@ class ModelFacts:
     patch: int
     step: int | None = None
     training_flops: float | None = None
+    head: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

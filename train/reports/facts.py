@@ -42,6 +42,7 @@ def model_facts(tower: Tower) -> ModelFacts:
         patch=image.patch,
         step=tower.step,
         training_flops=None if tower.checkpoint is None else training_flops(tower.checkpoint),
+        head=tower.head,
     )
 
 

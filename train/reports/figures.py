@@ -92,8 +92,6 @@ def description(plot: Plot) -> str:
         counts = np.asarray(values["counts"])
         share = np.trace(counts) / max(counts.sum(), 1)
         return f"{plot.title}: {len(values['classes'])} classes, {_number(share)} of {counts.sum()} on the diagonal"
-    if plot.kind == "scatter":
-        return f"{plot.title}: {values['y_label']} by {values['x_label']}, {len(values['x'])} points"
     return f"{plot.title}: {', '.join(map(str, values['columns']))}, {len(values['rows'])} rows"
 
 
@@ -175,24 +173,11 @@ def _bars(axes: Axes, values: Mapping[str, Any]) -> None:
     _label(axes, values["label"], "")
 
 
-def _scatter(axes: Axes, values: Mapping[str, Any]) -> None:
-    x, y = np.asarray(values["x"], float), np.asarray(values["y"], float)
-    axes.scatter(x, y, s=14, color=COLOURS[0], alpha=0.7, linewidths=0)
-    for name, across, up in zip(values.get("names") or (), x, y, strict=False):
-        axes.annotate(name, (across, up), (4, 3), textcoords="offset points", fontsize=8, color=PAGE)
-    if values.get("line") is not None:
-        slope, intercept = values["line"]
-        ends = np.array([x.min(), x.max()])
-        axes.plot(ends, slope * ends + intercept, color=COLOURS[1], linewidth=1.2)
-    _label(axes, values["x_label"], values["y_label"])
-
-
 _DRAW: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {
     "curve": _curve,
     "reliability": _reliability,
     "confusion": _confusion,
     "bars": _bars,
-    "scatter": _scatter,
 }
 
 

@@ -30,7 +30,8 @@ def report_table(report: Report) -> Table:
 
 def comparison_table(comparison: Comparison) -> Table:
     """Every number of several models, and their differences from the first."""
-    table = Table(title="less the first model: 95% of a paired bootstrap; ~ has no interval")
+    title = "less the first model: 95% of a paired bootstrap, of means over seeds widened by their deviation"
+    table = Table(title=f"{title}; ~ has no interval")
     for head in ("protocol", "data", "metric", "settings"):
         table.add_column(head, overflow="fold")
     for name in comparison.names:

@@ -19,7 +19,7 @@ from train.suite.outcome import CannotRun, Outcome
 from train.suite.parts import test_part, training_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.rows import Rows
 from vit22b.prompts import find_templates
 
 LINEAR_PROBE, FEW_SHOT, NEAREST_NEIGHBOURS = "linear-probe/1", "few-shot/1", "nearest-neighbours/1"
@@ -31,7 +31,7 @@ def linear_probe(context: Context, described: EvaluationSet) -> Iterator[Outcome
     train, test = training_part(described), test_part(described)
     features, targets, wanted = context.pooled(train.files), train.targets, test.targets
     tests, classes = context.pooled(test.files), len(described.classes)
-    rows = Shares(LINEAR_PROBE, described)
+    rows = Rows(LINEAR_PROBE, described)
     last = fitted(context, described)  # says what is wrong with the part, before any other is fitted
     descended = fit_sgd(features, targets, classes, context.effort.probe_epochs, sources=train.sources).probe
     closed = fit_ridge(features, targets, classes, sources=train.sources).probe
@@ -53,7 +53,7 @@ def few_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         found = few_shot.evaluate(features, targets, tests, wanted, len(described.classes), seeds=seeds)
     except ValueError as error:
         raise CannotRun(f"there are no shots in {train.folder}: {error}") from error
-    rows = Shares(FEW_SHOT, described)
+    rows = Rows(FEW_SHOT, described)
     more = [shots for shots in few_shot.SHOTS if shots not in found.shots]
     settings = {"penalty": few_shot.PENALTY, **({"shots_left_out": more} if more else {})}
     for number, right, deviation in zip(found.shots, found.right, found.deviation, strict=True):
@@ -87,9 +87,7 @@ def neighbours(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         "neighbours": min(nearest_neighbours.NEIGHBOURS, len(train)),
         "temperature": nearest_neighbours.TEMPERATURE,
     }
-    yield Shares(NEAREST_NEIGHBOURS, described).row(
-        "top1", within(ranks(votes, wanted), 1), guessed(wanted), **settings
-    )
+    yield Rows(NEAREST_NEIGHBOURS, described).row("top1", within(ranks(votes, wanted), 1), guessed(wanted), **settings)
 
 
 def zero_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
@@ -97,7 +95,7 @@ def zero_shots(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     test = test_part(described)
     wanted, bank = test.targets, class_bank(context, described.classes, described.templates)
     found = zero_shot.classify(context.embeddings(test.files), bank, wanted)
-    rows, templates = Shares(ZERO_SHOT, described), len(find_templates(described.templates))
+    rows, templates = Rows(ZERO_SHOT, described), len(find_templates(described.templates))
     yield rows.row("top1", found.top1, guessed(wanted), templates=templates)
     if len(described.classes) > 5:
         yield rows.row("top5", found.top5, guessed(wanted, 5), templates=templates)
@@ -115,7 +113,7 @@ def retrievals(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     right = retrieval.matches(captions, range(len(captions)), len(captions))
     files = [test.files[place] for place in captioned]
     similarities = zero_shot.cosines(context.embeddings(files), context.tower.texts(captions))
-    rows = Shares(RETRIEVAL, described)
+    rows = Rows(RETRIEVAL, described)
     directions = {"image to text": (similarities, right), "text to image": (similarities.T, right.T)}
     for direction, (values, matches) in directions.items():
         found = retrieval.ranked(values, matches)
@@ -134,7 +132,7 @@ def own_head(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
         head.restricted(np.zeros((0, len(labels))), labels, described.classes)
     except ValueError as error:
         raise CannotRun(f"the head does not know the classes of {described.name}: {error}") from error
-    logits, rows = context.logits(test.files), Shares(HEAD, described)
+    logits, rows = context.logits(test.files), Rows(HEAD, described)
     limited = ranks(head.restricted(logits, labels, described.classes), wanted)
     yield rows.row("top1 (classes of the set)", within(limited, 1), guessed(wanted), competing=len(described.classes))
     everything = head.unrestricted(logits, labels, described.classes, wanted)

@@ -23,7 +23,7 @@ from train.suite.outcome import CannotRun, Outcome, Row
 from train.suite.parts import neighbour, test_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
-from train.suite.shares import BOOTSTRAP, WILSON, Shares
+from train.suite.rows import BOOTSTRAP, WILSON, Rows
 
 SHAPE_BIAS, CONSISTENCY = "shape-bias/1", "error_consistency"
 CLASSIFIER = "classifier_set"  # the detail that names the set whose probe decides
@@ -71,7 +71,7 @@ def decided(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 
 def _bias(conflict: Conflict, decider: str, decisions: Indices) -> Generator[Outcome, None, bool]:
     """Gives whether there is a bias: any decision for one of the cues."""
-    rows, categories = Shares(SHAPE_BIAS, conflict.part.set), conflict.categories
+    rows, categories = Rows(SHAPE_BIAS, conflict.part.set), conflict.categories
     found = shape_bias.count(decisions, conflict.shapes, conflict.textures)
     by_cue = found.shape + found.texture
     settings = {"classifier": decider, "categories": len(categories)}
@@ -96,7 +96,7 @@ def _consistency(conflict: Conflict, decider: str, decisions: Indices, answers: 
     An answer is right where it is the shape's category. Observers with whom chance alone explains every agreement are
     left out; the mean says how many it is of.
     """
-    rows = Shares(SHAPE_BIAS, conflict.part.set)
+    rows = Rows(SHAPE_BIAS, conflict.part.set)
     right = dict(zip(_names(conflict.part), (decisions == conflict.shapes).tolist(), strict=True))
     truth = dict(zip(_names(conflict.part), conflict.shapes, strict=True))
     settings: dict[str, Any] = {"classifier": decider}

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
-from train.evaluation_sets.reading import VOID, Part
+from train.evaluation_sets.reading import Part
 from train.evaluators.depth import valid
+from train.evaluators.segmentation import VOID
 from vit22b.preprocess import Preprocess
 
 Window = tuple[slice, slice]

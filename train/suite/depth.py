@@ -4,10 +4,12 @@ Beside the walk image -> batch -> train state -> checkpoint -> SavedModel -> ser
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators import depth as measures
@@ -18,9 +20,38 @@ from train.suite.context import Context
 from train.suite.dense_targets import Targets, depths
 from train.suite.outcome import Outcome, Plot, Row
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.rows import Rows
 
 DEPTH = "depth/1"
+Table = Mapping[measures.Align, Mapping[str, npt.NDArray[np.float64]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a head said of the test part.
+
+    Attributes:
+        found: the depth of every pixel, float32 [h, w], of the images that are shown, by their place in the part.
+        errors: of each image; see measures.table.
+    """
+
+    found: Mapping[int, Floats]
+    errors: Table
+
+    @classmethod
+    def of(cls, logs: Iterable[Floats], test: Targets) -> "Measured":
+        """Measures logarithms, parts [some, g, g, 1] of the test images in order, at the depths' own resolution."""
+        places, shown = overlays.places(len(test)), {}
+
+        def images() -> Iterator[tuple[Floats, Floats]]:
+            each_of = itertools.chain.from_iterable(logs)
+            for place, (each, true) in enumerate(zip(each_of, test.maps, strict=True)):
+                found = predicted(each, true.shape)
+                if place in places:
+                    shown[place] = found
+                yield found, true
+
+        return cls(shown, measures.table(images()))
 
 
 def frozen(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
@@ -28,14 +59,15 @@ def frozen(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     preprocess = context.tower.preprocess
     train, test = depths(described.part("train"), preprocess), depths(described.part("test"), preprocess)
     shown = {}
+    usual = measures.constant(train.maps)
+    guessed = measures.table((np.broadcast_to(usual, true.shape), true) for true in test.maps)
     for kind in KINDS:
         learnt, asked, settings = _inputs(context, kind, train, test)
-        head = depth_head(kind, learnt[0].shape[2], train.maps, context.effort.decoder_steps)
+        head = depth_head(kind, learnt[0].shape[2], usual, context.effort.decoder_steps)
         params = head.fit(learnt, training_depths(train.maps, learnt[0].shape[1]))
-        logs = head(params, asked)
-        found = [predicted(each, true.shape) for each, true in zip(logs, test.maps, strict=True)]
-        shown[kind] = found
-        yield from _rows(described, train, test, found, {**head.settings, **settings})
+        measured = Measured.of(head.parts(params, asked), test)
+        shown[kind] = measured.found
+        yield from _rows(described, test, measured.errors, guessed, {**head.settings, **settings})
     yield _overlay(described, test, shown)
 
 
@@ -67,22 +99,15 @@ def _layers(context: Context, train: Targets, test: Targets) -> tuple[list[tuple
 
 
 def _rows(
-    described: EvaluationSet,
-    train: Targets,
-    test: Targets,
-    found: Sequence[Floats],
-    settings: Mapping[str, Any],
+    described: EvaluationSet, test: Targets, errors: Table, guessed: Table, settings: Mapping[str, Any]
 ) -> Iterator[Row]:
-    guess = measures.constant(train.maps)
-    guesses = [np.full(each.shape, guess) for each in test.maps]
-    rows = Shares(DEPTH, described)
-    for align in get_args(measures.Align):
-        guessed = measures.table(guesses, test.maps, align)
-        for name, scores in measures.table(found, test.maps, align).items():
+    rows = Rows(DEPTH, described)
+    for align, found in errors.items():
+        for name, scores in found.items():
             row = rows.mean(
                 name,
                 scores,
-                float(guessed[name].mean()),
+                float(guessed[align][name].mean()),
                 align=align,
                 **settings,
                 resolution=f"{test.resolution}, the depths' own",
@@ -91,11 +116,12 @@ def _rows(
             yield row if measures.MORE_IS_BETTER[name] else dataclasses.replace(row, better="less")
 
 
-def _overlay(described: EvaluationSet, test: Targets, shown: Mapping[Kind, Sequence[Floats]]) -> Plot:
+def _overlay(described: EvaluationSet, test: Targets, shown: Mapping[Kind, Mapping[int, Floats]]) -> Plot:
     rows = []
     for index in overlays.places(len(test)):
-        low, high = overlays.spread(test.maps[index])
-        maps = (test.maps[index], *(found[index] for found in shown.values()))
+        true = test.maps[index]
+        low, high = overlays.spread(true)
+        maps = (true, *(found[index] for found in shown.values()))
         rows.append([test.picture(index), *(overlays.coloured(each, low, high) for each in maps)])
     title = "Depth from frozen tokens; yellow is far, in each row from its smallest to its largest depth"
     return Plot(DEPTH, described.name, "overlays", title, {"rows": rows, "columns": ["image", "depth", *shown]})

@@ -28,7 +28,7 @@ from train.suite.fine_tuning import fine_tuned
 from train.suite.outcome import CannotRun, Outcome, Plot
 from train.suite.parts import training_part
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.rows import Rows as Shares
 from train.suite.training_runs import COMPUTE, asks, folder, optimizer, quiet, right
 from train.tower import Tower
 from train.tower_opening import open_tower

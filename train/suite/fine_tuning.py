@@ -20,7 +20,7 @@ from train.suite.outcome import CannotRun, Outcome
 from train.suite.parts import training_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.rows import Rows as Shares
 from train.suite.training_runs import COMPUTE, asks, folder, optimizer, quiet, right
 from train.tower_opening import open_tower
 from vit22b.checkpoint import Checkpoints, load

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from vit22b.report_rows import ReportRow
 
 Better = Literal["more", "less", "neither"]
-PlotKind = Literal["curve", "reliability", "confusion", "overlays", "bars", "scatter"]
+PlotKind = Literal["curve", "reliability", "confusion", "overlays", "bars"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Plot:
             confusion: classes [k], counts [k][k], row true and column found
             overlays: rows of pictures: [[uint8 array [h, w, 3], ...], ...], columns [titles]
             bars: names [k], values [k], intervals [k][2] or None, label
-            scatter: x [k], y [k], names [k] or None, x_label, y_label, line (slope, intercept) or None
         title: of the picture.
         values: see kind.
     """

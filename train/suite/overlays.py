@@ -9,8 +9,9 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 
-from train.evaluation_sets.reading import VOID, EvaluationSet
+from train.evaluation_sets.reading import EvaluationSet
 from train.evaluators.depth import valid
+from train.evaluators.segmentation import VOID
 
 Picture = npt.NDArray[np.uint8]
 SHOWN = 3  # images of a plot

@@ -20,7 +20,7 @@ from train.suite.context import Context
 from train.suite.outcome import CannotRun, Outcome, Row
 from train.suite.parts import test_part, training_part
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.rows import Rows
 
 FAIRNESS = "fairness/1"
 POSITIVE = "positive"  # the detail that names the classes for which parity is asked
@@ -52,7 +52,7 @@ def treated(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
 
 def _accuracies(described: EvaluationSet, classifier: Classifier, groups: tuple[str, ...]) -> Iterator[Outcome]:
     right = (classifier.logits.argmax(1) == classifier.targets).astype(np.float64)
-    named, rows, found = np.asarray(groups), Shares(FAIRNESS, described), {}
+    named, rows, found = np.asarray(groups), Rows(FAIRNESS, described), {}
     yield _gap(described, "gap", right, groups, {**classifier.settings, "subgroups": described.groups})
     for name in fairness.by_group(right, groups):
         inside = named == name
@@ -84,7 +84,7 @@ def _debiased(
         yield from rows
         for curve, row in zip(curves.values(), rows, strict=True):
             curve.append(row.value)
-    yield Shares(FAIRNESS, described).plot(
+    yield Rows(FAIRNESS, described).plot(
         "curve",
         f"After debiasing, by {described.groups}",
         x=list(fairness.LEVELS),
@@ -99,7 +99,7 @@ def _debiased(
 def _accuracy(described: EvaluationSet, decisions: Doubles, wanted: Bools, settings: dict[str, Any]) -> Row:
     """Of the binary decision; in the mean over the lotteries, where there are any."""
     scores = fairness.correctness(decisions, wanted)
-    return Shares(FAIRNESS, described).mean("binary_accuracy", scores, guessed(wanted.astype(np.int64)), **settings)
+    return Rows(FAIRNESS, described).mean("binary_accuracy", scores, guessed(wanted.astype(np.int64)), **settings)
 
 
 def _parity(described: EvaluationSet, decisions: Doubles, groups: tuple[str, ...], settings: dict[str, Any]) -> Row:
@@ -110,7 +110,7 @@ def _gap(
     described: EvaluationSet, metric: str, values: Doubles, groups: tuple[str, ...], settings: dict[str, Any]
 ) -> Row:
     value, interval = fairness.gap(values, groups), fairness.gap_interval(values, groups)
-    return Shares(FAIRNESS, described).number(metric, value, "less", len(values), None, interval, WITHIN, **settings)
+    return Rows(FAIRNESS, described).number(metric, value, "less", len(values), None, interval, WITHIN, **settings)
 
 
 def _scores(logits: Doubles, positive: Bools) -> Doubles:

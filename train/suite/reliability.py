@@ -20,7 +20,7 @@ from train.suite.outcome import CannotRun, Outcome
 from train.suite.parts import neighbour, test_part, training_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
-from train.suite.shares import BOOTSTRAP, Shares
+from train.suite.rows import BOOTSTRAP, Rows
 from train.tower import Image
 from vit22b.prompts import canonical
 
@@ -32,7 +32,7 @@ def calibrated(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """Accuracy, and calibration before and after temperature scaling, of the probe and of the model's own head."""
     for classifier in classifiers(context, described):
         right = calibration.confidences(classifier.logits, classifier.targets)[1]
-        yield Shares(CALIBRATION, described).row("top1", right, guessed(classifier.targets), **classifier.settings)
+        yield Rows(CALIBRATION, described).row("top1", right, guessed(classifier.targets), **classifier.settings)
         yield from _judged(described, classifier, classifier.logits, {**classifier.settings, "scaled": "no"})
         temperatures, fitted_on = _temperatures(classifier)
         # Chosen for each model: what is set in `chosen` does not keep two models' rows from being compared.
@@ -64,7 +64,7 @@ def _temperatures(classifier: Classifier) -> tuple[Doubles, str]:
 def _judged(
     described: EvaluationSet, classifier: Classifier, logits: Doubles, settings: Mapping[str, Any]
 ) -> Iterator[Outcome]:
-    targets, rows = classifier.targets, Shares(CALIBRATION, described)
+    targets, rows = classifier.targets, Rows(CALIBRATION, described)
     sure, right = calibration.confidences(logits, targets)
     for binning in get_args(calibration.Binning):
         error, interval = calibration.ece(sure, right, binning), calibration.ece_interval(sure, right, binning=binning)
@@ -81,7 +81,7 @@ def _judged(
 
 def detected(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """How well each score tells the set's test images from those of each other set that its details name."""
-    rows = Shares(DETECTION, described)
+    rows = Rows(DETECTION, described)
     scores = _scorers(context, described)
     inside = {name: score(test_part(described).files) for name, score in scores.items()}
     for other in _elsewhere(described):

@@ -19,7 +19,7 @@ from train.suite.outcome import CannotRun, Outcome, Plot, Row
 from train.suite.parts import needed, test_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.rows import Rows
 from vit22b.prompts import canonical
 
 SHIFTED = "out-of-distribution/1"
@@ -86,7 +86,7 @@ def _classifiers(
 def _judged(described: EvaluationSet, shift: Shift, tested: Sequence[_Tested]) -> Iterator[Row]:
     part = needed(described, shift.part, "be judged on")
     label_map = find_map(shift.label_map, described.folder, described.classes, part.labels)
-    rows = Shares(SHIFTED, described, shift.part)
+    rows = Rows(SHIFTED, described, shift.part)
     for each in tested:
         found: Judged = judge(label_map, each.classifier(part.files), described.classes, part.labels)
         settings = {"shift": shift.title, "label_map": shift.label_map or "identity", "rule": label_map.rule}

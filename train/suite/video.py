@@ -17,7 +17,7 @@ from train.suite.clips import Sampling, clips, features
 from train.suite.context import Context
 from train.suite.outcome import Outcome, Plot
 from train.suite.protocol import Protocol
-from train.suite.shares import Shares
+from train.suite.rows import Rows
 
 VIDEO = "video/1"
 
@@ -42,7 +42,7 @@ def frozen(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     settings = {**head.settings, "frames": frames, "samples of a clip": tests.shape[1], "crops": sampling.crops}
     if sampling.centred:
         settings["features"] = "less their mean over the frames"
-    rows = Shares(VIDEO, described)
+    rows = Rows(VIDEO, described)
     yield rows.row("top1", right(said, wanted), guessed(wanted), **settings)
     counts = confusion_matrix(wanted, said.argmax(axis=1), labels=np.arange(classes))
     values = {"classes": list(described.classes), "counts": counts.tolist()}

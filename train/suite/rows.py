@@ -17,7 +17,7 @@ WILSON, BOOTSTRAP = "Wilson", "bootstrap over images"
 
 
 @dataclasses.dataclass(frozen=True)
-class Shares:
+class Rows:
     """Makes the rows and plots of one protocol on one part.
 
     Attributes:
