@@ -28,7 +28,7 @@ from train.suite.fine_tuning import fine_tuned
 from train.suite.outcome import CannotRun, Outcome, Plot
 from train.suite.parts import training_part
 from train.suite.protocol import Protocol
-from train.suite.rows import Rows as Shares
+from train.suite.rows import Rows
 from train.suite.training_runs import COMPUTE, asks, folder, optimizer, quiet, right
 from train.tower import Tower
 from train.tower_opening import open_tower
@@ -42,7 +42,7 @@ AUGMENT = Augment(min_area=0.5, flip=False)
 
 def distillation(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """A small student that learns from the teacher, beside the same one that learns from the labels."""
-    test, rows, effort = described.part("test"), Shares(DISTILLATION, described), context.effort
+    test, rows, effort = described.part("test"), Rows(DISTILLATION, described), context.effort
     wanted = test.targets
     if not effort.distil_steps:
         raise CannotRun("--distil_steps is 0; give some to train a student")

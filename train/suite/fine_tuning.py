@@ -20,7 +20,7 @@ from train.suite.outcome import CannotRun, Outcome
 from train.suite.parts import training_part
 from train.suite.probes import fitted
 from train.suite.protocol import Protocol
-from train.suite.rows import Rows as Shares
+from train.suite.rows import Rows
 from train.suite.training_runs import COMPUTE, asks, folder, optimizer, quiet, right
 from train.tower_opening import open_tower
 from vit22b.checkpoint import Checkpoints, load
@@ -35,7 +35,7 @@ _TUNED: WeakKeyDictionary[Context, dict[Path, Path]] = WeakKeyDictionary()
 
 def fine_tuning(context: Context, described: EvaluationSet) -> Iterator[Outcome]:
     """The tower, fine-tuned at another resolution, beside the linear probe of the tower as it was."""
-    test, rows = described.part("test"), Shares(FINE_TUNING, described)
+    test, rows = described.part("test"), Rows(FINE_TUNING, described)
     wanted, workdir = test.targets, fine_tuned(context, described)
     with open_tower(f"checkpoint:{workdir}") as tower:
         tuned = right(tower, test)
