@@ -117,6 +117,14 @@ def test_another_definition_is_refused_by_name():
         compared([sample_reports.report(), report], ["a", "b"])
 
 
+def test_reports_without_a_number_in_common_are_refused(tmp_path):
+    paths = [tmp_path / f"{name}.json" for name in "abc"]
+    for path, metric in zip(paths, ("top1", "top1", "top5"), strict=True):
+        document.write(sample_reports.report(rows=(sample_reports.row(metric=metric),)), path)
+    with pytest.raises(ValueError, match=r"c\.json has no number in common with .*a\.json; judge both models by the"):
+        compare(paths)
+
+
 def test_other_images_of_the_same_set_are_refused():
     other = sample_reports.row(scores=(1.0,), examples=1)
     reports = [sample_reports.report(rows=(row,)) for row in (sample_reports.row(), other)]

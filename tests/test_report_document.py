@@ -95,6 +95,8 @@ def test_a_broken_report_is_told_by_name(report, tmp_path, change, message):
     assert "report.json" in str(told.value)
     with pytest.raises(ValueError, match=r"none\.json is missing"):
         document.read(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r" is no report; expected the report\.json"):
+        document.read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,8 @@ def read_report(path: Path) -> dict[str, Any]:
         known = isinstance(values["model"], dict) and isinstance(values["rows"], list)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; name a report.json that train/evaluate.py wrote") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no report ({error!r}); expected the report.json that train/evaluate.py writes"
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no report; expected the report.json that train/evaluate.py writes") from error
     if found != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {found}, this vit22b reads {FORMAT_VERSION}; evaluate the model again"

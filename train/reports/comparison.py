@@ -98,13 +98,20 @@ def compare(paths: Sequence[Path]) -> Comparison:
     """Compares the reports of two models or more.
 
     Raises:
-        ValueError: fewer than two, one that cannot be read, or reports of other data or other definitions; the message
-            names what differs.
+        ValueError: fewer than two, one that cannot be read, reports of other data or other definitions, or one that has
+            no number in common with the first; the message names what differs.
     """
     if len(paths) < 2:
         raise ValueError(f"{len(paths)} report is too few to compare; name two report.json or more")
     reports = [read(path) for path in paths]
-    return compared(reports, [str(path) for path in paths])
+    found = compared(reports, [str(path) for path in paths])
+    for number, path in enumerate(paths[1:], start=1):
+        if not any(None not in (row.values[0], row.values[number]) for row in found.rows):
+            raise ValueError(
+                f"{path} has no number in common with {paths[0]}; judge both models by the same protocols, on the same "
+                "sets"
+            )
+    return found
 
 
 def compared(reports: Sequence[Report], where: Sequence[str]) -> Comparison:

@@ -21,10 +21,12 @@ def test_part(described: EvaluationSet) -> Part:
     """The test part.
 
     Raises:
-        CannotRun: there is none.
-        ValueError: it is broken.
+        ValueError: there is none, without which a set is of no use to anything; or it is broken.
     """
-    return needed(described, "test", "be judged on")
+    try:
+        return needed(described, "test", "be judged on")
+    except CannotRun as missing:
+        raise ValueError(str(missing)) from missing
 
 
 def neighbour(described: EvaluationSet, detail: str, relative: str) -> EvaluationSet:
@@ -49,7 +51,7 @@ def neighbour(described: EvaluationSet, detail: str, relative: str) -> Evaluatio
 
 
 def needed(described: EvaluationSet, name: str, purpose: str) -> Part:
-    """A part by its name, and by what it is needed for; raises as test_part."""
+    """A part by its name, and by what it is needed for; raises as training_part."""
     if not (described.folder / name).is_dir():
         raise CannotRun(f"the set {described.name} has no part {described.folder / name} to {purpose}; add one")
     return described.part(name)
