@@ -11,6 +11,7 @@ from vit22b.config import ModelConfig, vit
 from vit22b.tree import leaves
 
 
+@pytest.mark.slow
 def test_the_report_has_what_a_conversion_took_and_how_fast_the_version_is(tmp_path):
     output = tmp_path / "bench" / "export.json"
     export.main(Settings(output, sizes=("mu",), weights=("float32",), rounds=1, scratch=tmp_path))

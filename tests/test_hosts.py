@@ -155,6 +155,7 @@ def test_settings_that_name_no_run_are_refused(settings, message):
         Hosts(**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "number"),
     [
@@ -175,6 +176,7 @@ def test_the_rest_end_and_say_who_is_missing(sums, victim, number):
             assert told.endswith("the same command on every host goes on from the last checkpoint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_who_is_gone_before_names_were_exchanged_is_named_by_number(tmp_path, victim):
     def command(address, process):
@@ -218,6 +220,7 @@ def test_a_watch_that_cannot_ask_ends_the_process():
     assert last_line(done.stderr).startswith("error: process 0 cannot ask any more who is missing: TypeError")
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why_and_ends_the_rest_and_the_first_prints_for_all(sums):
     with sums(2, fails=1) as processes:
         assert processes.codes(60) == [1, 1]
@@ -227,6 +230,7 @@ def test_a_process_that_fails_says_why_and_ends_the_rest_and_the_first_prints_fo
     assert ["everybody is here" in text for text in printed] == [True, False]
 
 
+@pytest.mark.slow
 def test_who_waits_in_vain_at_the_start_says_for_what(sums):
     with sums(1, of=2, join_seconds=2) as processes:
         assert processes.codes(60) == [1]
@@ -247,6 +251,7 @@ with joined(Hosts(coordinator, 2, process)):
 """
 
 
+@pytest.mark.slow
 def test_all_resume_at_the_step_that_the_first_one_sees(tmp_path):
     with Processes(tmp_path, 2, 1, lambda address, process: ["-c", AGREE, address, process]) as processes:
         assert processes.codes(60) == [0, 0], processes.said()

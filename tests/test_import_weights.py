@@ -46,6 +46,7 @@ def test_an_imported_checkpoint_describes_itself(clip):
     np.testing.assert_array_equal(trained.params["text"]["token_embedding"], params["text"]["token_embedding"])
 
 
+@pytest.mark.slow
 def test_an_imported_model_is_exported_and_its_signatures_answer_what_jax_does(clip, tmp_path, run_program):
     _, output, _ = clip
     arguments = ("--checkpoint", output, "--output", tmp_path / "models" / "clip", "--batch_sizes", 1, 2)

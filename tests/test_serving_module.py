@@ -65,6 +65,7 @@ def test_concurrent_requests_are_joined_and_each_gets_its_own_answer(batching, p
     np.testing.assert_allclose(np.concatenate(answers), expected[:4], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 def test_smaller_weights_answer_in_the_savedmodel_as_in_jax(weights, tmp_path):
     """float32 is shown in test_walk.py. The two round alike, but for sums in another order."""

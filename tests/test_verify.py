@@ -72,6 +72,7 @@ def test_a_savedmodel_of_somebody_else_is_refused(tmp_path, run_program, capsys)
     assert "vit22b did not export this version" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_variables_that_are_gone_are_told_in_one_line(copy, run_program, capsys):
     shutil.rmtree(copy / "variables")
     (copy / "variables").mkdir()
@@ -115,6 +116,7 @@ def test_flags_that_do_not_go_together_are_refused(flags, message, run_program, 
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_a_version_without_golden_answers_gets_them_later(copy, run_program, capsys):
     (copy / WARMUP_FILE).unlink()
     change(copy, golden="none", signatures=("embed_text", "describe"))
