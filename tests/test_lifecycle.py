@@ -218,6 +218,7 @@ def test_the_log_tells_a_swap_in_the_real_servers_words(lifecycle, caplog):
     ]
 
 
+@pytest.mark.slow
 def test_a_version_that_failed_is_tried_again_after_the_model_has_served_without_it(tmp_path):
     lifecycle = Lifecycle(load, Retries(count=0), threading.Event())
     (tmp_path / "2").mkdir()
@@ -280,6 +281,7 @@ def test_one_models_long_load_holds_up_no_other_with_threads_and_all_without():
         until(lambda: states(lifecycle) == [(2, "AVAILABLE"), (1, "END")])
 
 
+@pytest.mark.slow
 def test_a_retry_ends_when_its_version_is_wanted_no_more(tmp_path):
     stop = threading.Event()
     lifecycle = Lifecycle(load, Retries(count=5, interval=600), stop)
