@@ -67,8 +67,8 @@ def test_a_set_is_read_as_it_was_written(tmp_path):
         ({"classes": []}, "is empty"),
         ({"templates": ["a photo"]}, "'a photo' is no template"),
         ({"shifts": [{"folder": "test"}]}, "folder"),
-        ({"colour": "red"}, "'colour' is no field of it$"),
-        ({"classses": []}, "'classses' is no field of it; did you mean 'classes'"),
+        ({"colour": "red"}, "has no field colour; .* or is misspelt$"),
+        ({"classses": []}, r"has no field classses; .*\(did you mean classes\?\)"),
     ],
 )
 def test_a_broken_set_is_told_with_its_file(tmp_path, values, message):

@@ -12,7 +12,7 @@ from train.evaluators.few_shot import draw
 from train.mixture import open_mixture
 from train.suite import distillation, fine_tuning
 from train.suite.context import Context, Effort
-from train.suite.distillation import DISTILLATION, Chosen
+from train.suite.distillation import DISTILLATION, Subset
 from train.suite.fine_tuning import FINE_TUNING
 from train.suite.outcome import Plot, Row
 from train.suite.running import Task, run
@@ -95,7 +95,7 @@ def test_a_head_is_read_by_the_names_of_its_classes(small):
 def test_a_student_sees_the_images_that_were_drawn(small):
     part = small.part("train")
     (source,) = open_mixture((str(part.folder),)).sources
-    few = Chosen(source, draw(part.targets, 3, seed=1))
+    few = Subset(source, draw(part.targets, 3, seed=1))
     assert len(few) == 30
     assert Counter(few[index].labels for index in range(30)) == {(name,): 3 for name in small.classes}
     assert [few.name(index) for index in range(30)] == [few[index].name for index in range(30)]

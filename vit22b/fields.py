@@ -5,6 +5,7 @@ Under the configuration, first on the walk config -> image -> batch -> train sta
 """
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -85,10 +86,13 @@ def from_fields(kind: type[T], values: Mapping[str, Any], strict: bool = True, t
     """
     require(isinstance(values, Mapping), f"{kind.__name__} is {values!r}; expected an object of its fields")
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    extra = sorted(set(values) - {f.name for f in fields})
+    names = [f.name for f in fields]
+    extra = sorted(set(values) - set(names))
+    near = [each for name in extra for each in difflib.get_close_matches(name, names, n=1)]
     require(
         not (strict and extra),
-        f"{kind.__name__} has no field {', '.join(extra)}; it was written by a newer version of vit22b",
+        f"{kind.__name__} has no field {', '.join(extra)}; it was written by a newer version of vit22b, or is misspelt"
+        + (f" (did you mean {', '.join(near)}?)" if near else ""),
     )
     required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
     missing = sorted(set(required) - set(values))

@@ -13,7 +13,6 @@ images with a metadata.jsonl, as vit22b/folder.py reads it; some kinds have furt
 """
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -215,10 +214,6 @@ def read_set(folder: Path) -> EvaluationSet:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"{values!r} is no object of fields")
-        fields = [field.name for field in dataclasses.fields(EvaluationSet)]
-        for name in sorted(set(values) - set(fields)):
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise ValueError(f"{name!r} is no field of it{f'; did you mean {near[0]!r}?' if near else ''}")
         values["shifts"] = tuple(from_fields(Shift, shift) for shift in values.get("shifts", ()))
         if isinstance(legend := values.get("legend", {}), dict):
             values["legend"] = {

@@ -49,14 +49,15 @@ def distillation(context: Context, described: EvaluationSet) -> Iterator[Outcome
     with contextlib.ExitStack() as opened:
         teacher, who = _teacher(context, described, opened)
         taught = right(teacher, test)
-        distilled = _students(context, described, teacher, label_weight=0.0)
-        alone = _students(context, described, teacher, label_weight=1.0)
+        shots = _shots(described)
+        distilled = _students(context, described, teacher, shots, label_weight=0.0)
+        alone = _students(context, described, teacher, shots, label_weight=1.0)
     settings = {
         "student": f"mu, {DEPTH} blocks, patch {_coarse(context.tower)}",
-        "images of a class": _shots(described),
+        "images of a class": shots,
         "views": VIEWS,
         "steps": effort.distil_steps,
-        "batch": _batch(described),
+        "batch": _batch(described, shots),
         "temperature": TEMPERATURE,
         "teacher": who,
     }
@@ -90,14 +91,14 @@ def _teacher(context: Context, described: EvaluationSet, opened: contextlib.Exit
     return tower, "the served model's own head"
 
 
-def _students(context: Context, described: EvaluationSet, teacher: Tower, label_weight: float) -> Doubles:
+def _students(context: Context, described: EvaluationSet, teacher: Tower, shots: int, label_weight: float) -> Doubles:
     """A student for each seed: 1 where it is right, [seeds, n]."""
     part, test, steps = training_part(described), described.part("test"), context.effort.distil_steps
-    (source,) = open_mixture((str(part.folder),)).sources
+    (source,), targets = open_mixture((str(part.folder),)).sources, part.targets
     step: Step | None = None
     found = []
     for seed in range(context.effort.seeds):
-        few = Mixture((Chosen(source, draw(part.targets, _shots(described), seed)),))
+        few = Mixture((Subset(source, draw(targets, shots, seed)),))
         settings = distill.Settings(
             teacher=teacher.source,
             data=(str(part.folder),),
@@ -113,7 +114,7 @@ def _students(context: Context, described: EvaluationSet, teacher: Tower, label_
             views=VIEWS,
             steps=steps,
             seed=seed,
-            batch=_batch(described),
+            batch=_batch(described, shots),
             augment=AUGMENT,
             optimizer=optimizer(PEAK, steps),
             compute=COMPUTE,
@@ -159,11 +160,11 @@ def _shots(described: EvaluationSet) -> int:
     return min(SHOTS, int(counts.min()))
 
 
-def _batch(described: EvaluationSet) -> int:
-    return min(BATCH, _shots(described) * len(described.classes))
+def _batch(described: EvaluationSet, shots: int) -> int:
+    return min(BATCH, shots * len(described.classes))
 
 
-class Chosen:
+class Subset:
     """Some of the examples of a source, in an order of their own; see train.sources.example.Source."""
 
     def __init__(self, source: Source, places: npt.NDArray[np.int64]) -> None:

@@ -23,10 +23,9 @@ def test_part(described: EvaluationSet) -> Part:
     Raises:
         ValueError: there is none, without which a set is of no use to anything; or it is broken.
     """
-    try:
-        return needed(described, "test", "be judged on")
-    except CannotRun as missing:
-        raise ValueError(str(missing)) from missing
+    if problem := _lacks(described, "test", "be judged on"):
+        raise ValueError(problem)
+    return described.part("test")
 
 
 def neighbour(described: EvaluationSet, detail: str, relative: str) -> EvaluationSet:
@@ -52,6 +51,11 @@ def neighbour(described: EvaluationSet, detail: str, relative: str) -> Evaluatio
 
 def needed(described: EvaluationSet, name: str, purpose: str) -> Part:
     """A part by its name, and by what it is needed for; raises as training_part."""
-    if not (described.folder / name).is_dir():
-        raise CannotRun(f"the set {described.name} has no part {described.folder / name} to {purpose}; add one")
+    if problem := _lacks(described, name, purpose):
+        raise CannotRun(problem)
     return described.part(name)
+
+
+def _lacks(described: EvaluationSet, name: str, purpose: str) -> str | None:
+    folder = described.folder / name
+    return None if folder.is_dir() else f"the set {described.name} has no part {folder} to {purpose}; add one"

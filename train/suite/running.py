@@ -105,8 +105,7 @@ def run(context: Context, task: Task) -> Ran:
             outcomes.append(outcome)  # noqa: PERF402 (what came before an error is kept)
     except CannotRun as missing:
         cannot = str(missing)
-    except (ValueError, FloatingPointError) as error:  # the latter of a training that diverged
-        failed = str(error)
-    except (OSError, MemoryError) as error:  # a disk or a memory that this one has filled may do for the others
-        failed = repr(error)
+    # A training has diverged; or a disk or a memory is full, which may do for the others.
+    except (ValueError, FloatingPointError, OSError, MemoryError) as error:
+        failed = str(error) or repr(error)
     return Ran(task, tuple(outcomes), time.monotonic() - begin, cannot, failed)
